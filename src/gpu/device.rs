@@ -1,0 +1,177 @@
+//! Devices as a node's agent publishes them. Written by the inventory codec, read by fit and scoring; a value here is never
+//! changed in place: a new inventory replaces the old one whole.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::request::MigProfile;
+
+/// How far a memory limit is really kept, weakest first: `Ord` is the order of strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Enforcement {
+    /// Counted by Packhorse, kept by nobody.
+    Advisory,
+    /// The agent watches usage and acts on an overrun.
+    Watched,
+    /// The MPS server refuses allocations beyond the limit.
+    Mps,
+    /// The driver refuses them, by cgroup.
+    Cgroup,
+    /// The hardware is partitioned.
+    Mig,
+}
+
+impl Enforcement {
+    /// Every level with the name it has on the wire, weakest first.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Advisory, "advisory"),
+        (Self::Watched, "watched"),
+        (Self::Mps, "mps"),
+        (Self::Cgroup, "cgroup"),
+        (Self::Mig, "mig"),
+    ];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Advisory => "advisory",
+            Self::Watched => "watched",
+            Self::Mps => "mps",
+            Self::Cgroup => "cgroup",
+            Self::Mig => "mig",
+        }
+    }
+}
+
+impl fmt::Display for Enforcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Enforcement {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        Self::ALL.iter().find(|(_, name)| *name == s).map(|(level, _)| *level).ok_or(())
+    }
+}
+
+/// Only `Healthy` takes new pods; a device that fails stays listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// In order.
+    Healthy,
+    /// A probe failed; not yet given up.
+    Suspect,
+    /// Given up until it recovers.
+    Unhealthy,
+    /// In order again, under observation.
+    Recovering,
+}
+
+/// How two devices of one node reach each other, best last: `Ord` is the order of nearness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pcie {
+    /// Different CPU sockets.
+    CrossCpu,
+    /// The same socket, different host bridges.
+    SameCpu,
+    /// The same host bridge.
+    HostBridge,
+    /// Several PCIe switches between them.
+    MultiSwitch,
+    /// One PCIe switch between them.
+    SingleSwitch,
+    /// Two chips of one board.
+    SameBoard,
+}
+
+/// A link from one device to another of the same node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The other device's UUID.
+    pub peer: Arc<str>,
+    /// Number of NVLink connections, 0 for none.
+    pub nvlink: u8,
+    /// The path over PCIe, `None` where unknown.
+    pub pcie: Option<Pcie>,
+}
+
+/// What makes a device a MIG instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigInstance {
+    /// For example `1g.10gb`.
+    pub profile: MigProfile,
+    /// First memory slice.
+    pub start: u8,
+    /// Number of memory slices.
+    pub size: u8,
+}
+
+/// A pod that uses a device without an allocation of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignPod {
+    /// `namespace/name`.
+    pub pod: String,
+    /// The pod's UID.
+    pub uid: String,
+}
+
+/// One schedulable GPU, or one MIG instance of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// `GPU-…` or `MIG-…`; unique in the cluster.
+    pub uuid: Arc<str>,
+    /// The card's NVML index; MIG instances carry their card's.
+    pub index: u32,
+    /// NVML's product name, for example `NVIDIA A100-SXM4-80GB`.
+    pub model: Arc<str>,
+    /// MiB, NVML's total rounded down.
+    pub memory: u32,
+    /// Percent, 100 for a card.
+    pub cores: u16,
+    /// How many containers may share it.
+    pub slots: u16,
+    /// NUMA node, `None` where unknown (-1 on the wire).
+    pub numa: Option<u16>,
+    /// Lower case `dddd:bb:dd.f`.
+    pub pci: Arc<str>,
+    /// Only `Healthy` takes new pods.
+    pub health: Health,
+    /// The level a memory limit on this device is kept at.
+    pub enforcement: Enforcement,
+    /// Links to other devices of the node; absent peers are unknown.
+    pub links: Vec<Link>,
+    /// Present on MIG instances only.
+    pub mig: Option<MigInstance>,
+    /// The card of a MIG instance.
+    pub parent: Option<Arc<str>>,
+    /// A foreign pod on the device: nothing else is placed there.
+    pub foreign: Option<ForeignPod>,
+}
+
+/// A pod that the node's agent refused to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// `namespace/name`.
+    pub pod: String,
+    /// The pod's UID.
+    pub uid: String,
+    /// The agent's words.
+    pub reason: String,
+}
+
+/// The devices of one node, as its agent publishes them: sorted by pci, then uuid.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// False while the agent starts or stops: no new pods.
+    pub ready: bool,
+    /// The NVIDIA driver's version, empty where unknown.
+    pub driver: String,
+    /// Sorted by pci, then uuid.
+    pub devices: Vec<Device>,
+    /// Pods bound here that can never start.
+    pub refused: Vec<Refused>,
+}

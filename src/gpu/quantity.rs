@@ -1,0 +1,1 @@
+//! Kubernetes quantities, as far as GPU requests need them.

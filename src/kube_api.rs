@@ -1,0 +1,11 @@
+//! Everything that crosses a wire: names, annotation codecs, the wire types of the scheduler extender and of admission, and the
+//! few calls made to the API server. Owns no state. Damaged input becomes an error that names what is damaged.
+
+pub mod admission;
+pub mod allocation;
+pub mod calls;
+pub mod extender;
+pub mod inventory;
+pub mod names;
+pub mod pod;
+pub mod request;

@@ -1,0 +1,1 @@
+//! `AdmissionReview` v1, both ways.

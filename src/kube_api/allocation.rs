@@ -1,0 +1,1 @@
+//! The pod annotations that carry an allocation.

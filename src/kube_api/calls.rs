@@ -1,0 +1,1 @@
+//! The few API calls Packhorse makes.

@@ -1,0 +1,1 @@
+//! The pod annotation `packhorse.dev/request`.

@@ -1,0 +1,23 @@
+//! Packhorse: many pods share the NVIDIA GPUs of a Kubernetes cluster.
+//!
+//! The layers, upper may use lower, never the reverse:
+//!
+//! | layer | owns |
+//! |---|---|
+//! | [`cli`] | roles and their flags, one file each |
+//! | [`webhook`], [`extender`] | the serving parts; each knows the ledger at most, none knows another |
+//! | [`ledger`] | cluster state in memory, fed by watches, sharded by node |
+//! | [`kube_api`] | names, annotation codecs, wire types, the few API calls |
+//! | [`gpu`] | quantities, requests, devices, fit: pure |
+//!
+//! `ARCHITECTURE.md` tells why.
+
+pub mod certs;
+pub mod cli;
+pub mod demo;
+pub mod extender;
+pub mod gpu;
+pub mod kube_api;
+pub mod ledger;
+pub mod serve;
+pub mod webhook;

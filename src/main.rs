@@ -1,0 +1,2 @@
+//! The `packhorse` binary: see [`packhorse::cli`].
+fn main() {}

@@ -1,0 +1,1 @@
+//! Listeners, TLS and graceful shutdown for all servers.

@@ -1,0 +1,10 @@
+//! Behaviour that needs no cluster, one module per subject. What needs a real control plane is in `cluster.rs`.
+
+mod certs;
+mod demo;
+mod extender;
+mod hami;
+mod ledger;
+mod requests;
+mod server;
+mod webhook;
