@@ -1,1 +1,32 @@
-//! Behaviour on a real control plane.
+//! Behaviour on a real control plane: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes, one module
+//! per subject. What needs none is in `tests.rs`.
+//!
+//! [`lab::on_cluster`] gives a test the cluster. It needs Linux and Go; where they are missing each test says so and passes, unless
+//! `PACKHORSE_REQUIRE_CLUSTER=1`.
+
+#![allow(dead_code)]
+#![expect(clippy::expect_used, reason = "the whole binary is a test; clippy sees that of functions with #[test] only")]
+
+#[path = "cluster/address.rs"]
+mod address;
+#[path = "cluster/audit.rs"]
+mod audit;
+#[path = "cluster/http.rs"]
+mod http;
+#[path = "cluster/identity.rs"]
+mod identity;
+#[path = "cluster/kubelab.rs"]
+mod kubelab;
+#[path = "cluster/lab.rs"]
+mod lab;
+#[path = "cluster/manifests.rs"]
+mod manifests;
+#[path = "cluster/objects.rs"]
+mod objects;
+#[path = "cluster/process.rs"]
+mod process;
+#[path = "cluster/wait.rs"]
+mod wait;
+
+#[path = "cluster/scheduling.rs"]
+mod scheduling;
