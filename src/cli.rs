@@ -1,1 +1,90 @@
-//! Roles and their flags.
+//! Roles and their flags, one file each.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`server`] | `packhorse server`: webhook, extender and ledger as one process |
+//! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
+//! | [`config`] | the server's YAML file |
+//!
+//! Exit status: 0 done, 1 failed (one line `error: …` with its causes on stderr), 2 wrong flags. Only this layer uses `anyhow`:
+//! nobody above it tells errors apart.
+
+pub mod certs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Many pods share the NVIDIA GPUs of a Kubernetes cluster, each getting exactly the devices it was promised.
+#[derive(Debug, Parser)]
+#[command(name = "packhorse", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
+    Certs(certs::Args),
+}
+
+/// Runs the role that the command line names.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also `--help` and `--version` end here, with status 0. There is nobody to tell where the stream is closed.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    crate::serve::tls::install_provider();
+    let done = match cli.role {
+        Role::Certs(args) => certs::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes in one line, as log collectors want it.
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_documented() {
+        for role in Cli::command().get_subcommands() {
+            assert!(role.get_about().is_some(), "{}", role.get_name());
+            for flag in role.get_arguments() {
+                assert!(
+                    flag.get_help().is_some_and(|help| help.to_string().len() > 10),
+                    "{} {}",
+                    role.get_name(),
+                    flag.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_its_causes() {
+        let error = anyhow::anyhow!("no such\n  file").context("cannot read");
+        assert_eq!(one_line(&error), "cannot read: no such; file");
+    }
+}

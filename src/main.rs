@@ -1,2 +1,5 @@
 //! The `packhorse` binary: see [`packhorse::cli`].
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    packhorse::cli::main()
+}
