@@ -1,8 +1,20 @@
 //! From what a user wrote to a [`PodRequest`]: the one parser that webhook and extender share.
+//!
+//! Written for by the glue in `kube_api::request`, which takes a pod apart; read by whoever needs to know what a pod asks for. A
+//! request that can never run is denied with all reasons at once; what is understood but not fully honoured becomes a warning.
+//! The webhook's own output parses to the very request that it was made from.
+
+mod container;
+mod given;
+pub mod hami;
+mod resources;
+pub(super) mod visible;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
+use super::constraint;
 use super::request::{Phase, PodRequest};
 
 /// What a count alone means.
@@ -13,6 +25,36 @@ pub enum CountAlone {
     Exclusive,
     /// A share of this many percent of memory, what time-slicing users have.
     Share(u8),
+}
+
+/// A text that is neither `exclusive` nor `share-1` to `share-100`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected exclusive, or share-<percent> with a percent of 1 to 100")]
+pub struct CountAloneError;
+
+impl std::str::FromStr for CountAlone {
+    type Err = CountAloneError;
+
+    /// `exclusive` or `share-<percent>`, as the namespace label and the configuration have it.
+    fn from_str(text: &str) -> Result<Self, CountAloneError> {
+        if text == "exclusive" {
+            return Ok(Self::Exclusive);
+        }
+        let percent = text.strip_prefix("share-").filter(|p| p.bytes().all(|b| b.is_ascii_digit()));
+        match percent.and_then(|p| p.parse().ok()) {
+            Some(percent @ 1..=100) => Ok(Self::Share(percent)),
+            _ => Err(CountAloneError),
+        }
+    }
+}
+
+impl fmt::Display for CountAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exclusive => f.write_str("exclusive"),
+            Self::Share(percent) => write!(f, "share-{percent}"),
+        }
+    }
 }
 
 /// How requests are read in this cluster, or this namespace.
@@ -27,6 +69,55 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self { prefix: "nvidia.com".to_owned(), count_alone: CountAlone::Exclusive }
+    }
+}
+
+/// What a resource under the prefix stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field<'a> {
+    /// `gpu`: how many.
+    Count,
+    /// `gpumem`: memory per GPU.
+    Memory,
+    /// `gpumem-percentage`: the same as a share of the card.
+    MemoryPercent,
+    /// `gpucores`: compute per GPU.
+    Cores,
+    /// `priority`: HAMi's, not supported.
+    Priority,
+    /// `mig-<profile>`: how many instances of that profile.
+    Mig(&'a str),
+    /// Begins like a name of ours but is none.
+    Unknown(&'a str),
+}
+
+impl Rules {
+    /// What the resource `name` stands for, `None` where it is not ours to read.
+    pub fn field<'a>(&self, name: &'a str) -> Option<Field<'a>> {
+        let name = name.strip_prefix(self.prefix.as_str())?.strip_prefix('/')?;
+        Some(match name {
+            "gpu" => Field::Count,
+            "gpumem" => Field::Memory,
+            "gpumem-percentage" => Field::MemoryPercent,
+            "gpucores" => Field::Cores,
+            "priority" => Field::Priority,
+            _ => match name.strip_prefix("mig-") {
+                Some(profile) => Field::Mig(profile),
+                None if name.starts_with("gpu") => Field::Unknown(name),
+                None => return None,
+            },
+        })
+    }
+
+    /// Whether no node advertises the resource `name`, so that the webhook removes it from a GPU container once it is written
+    /// into the request annotation.
+    pub fn is_removed(&self, name: &str) -> bool {
+        matches!(self.field(name), Some(Field::Memory | Field::MemoryPercent | Field::Cores | Field::Priority))
+    }
+
+    /// The resource that counts GPUs.
+    pub fn count_name(&self) -> String {
+        format!("{}/gpu", self.prefix)
     }
 }
 
@@ -56,6 +147,19 @@ pub struct RawContainer<'a> {
     pub requests: Vec<(&'a str, &'a str)>,
     /// Its `NVIDIA_VISIBLE_DEVICES`.
     pub visible_devices: VisibleDevices<'a>,
+    /// The rest of its environment, name and value; a value that comes from elsewhere is empty.
+    pub env: Vec<(&'a str, &'a str)>,
+}
+
+/// One pod as the user wrote it.
+#[derive(Debug, Clone, Default)]
+pub struct RawPod<'a> {
+    /// In the order of the pod: init containers (sidecars among them), then app containers.
+    pub containers: Vec<RawContainer<'a>>,
+    /// All annotations.
+    pub annotations: Vec<(&'a str, &'a str)>,
+    /// All labels.
+    pub labels: Vec<(&'a str, &'a str)>,
 }
 
 /// One entry of the annotation `packhorse.dev/request`, as decoded, not yet checked.
@@ -79,6 +183,15 @@ pub struct GivenRequest {
     pub uuid: Vec<String>,
 }
 
+/// The annotation `packhorse.dev/request`, as decoded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Given {
+    /// By container name.
+    pub containers: BTreeMap<String, GivenRequest>,
+    /// Fields that this version does not know, with their path.
+    pub unknown: Vec<String>,
+}
+
 /// A request that can never run, in words a user can act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
@@ -86,12 +199,31 @@ pub struct Denial {
     pub container: Option<String>,
     /// The field: a resource name, an annotation key, a variable.
     pub field: String,
-    /// Its value as written.
+    /// Its value as written, cut where it is very long.
     pub value: String,
     /// What is wrong with it.
     pub problem: String,
     /// What to write instead.
     pub remedy: String,
+}
+
+impl Denial {
+    /// A denial; `value` is cut to what fits a message.
+    pub fn new(
+        container: Option<&str>,
+        field: impl Into<String>,
+        value: impl AsRef<str>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            container: container.map(str::to_owned),
+            field: field.into(),
+            value: shown(value.as_ref()),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
 }
 
 impl fmt::Display for Denial {
@@ -110,19 +242,121 @@ pub struct Parsed {
     pub request: PodRequest,
     /// What was understood but cannot be honoured fully; shown to the user as admission warnings.
     pub warnings: Vec<String>,
+    /// Containers that ask for no GPU but set `NVIDIA_VISIBLE_DEVICES=all`. Whether that is denied is a matter of configuration,
+    /// not of this parser.
+    pub visible_all: Vec<Arc<str>>,
+    /// Containers that ask for no GPU but take `NVIDIA_VISIBLE_DEVICES` from somewhere unreadable at admission.
+    pub visible_indirect: Vec<Arc<str>>,
 }
 
-/// Reads what the containers of one pod ask for. `given` is the decoded annotation `packhorse.dev/request`, empty where absent;
-/// `annotation` looks up any other pod annotation.
+/// What was found wrong or noteworthy so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) denials: Vec<Denial>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Findings {
+    pub(super) fn deny(&mut self, denial: Denial) {
+        self.denials.push(denial);
+    }
+
+    pub(super) fn warn(&mut self, container: Option<&str>, text: impl fmt::Display) {
+        self.warnings.push(match container {
+            Some(container) => format!("container {container:?}: {text}"),
+            None => text.to_string(),
+        });
+    }
+
+    /// Answers a name of HAMi's that nothing else reads.
+    pub(super) fn answer(&mut self, container: Option<&str>, row: &hami::Row, name: &str, value: &str) {
+        match row.answer {
+            hami::Answer::Honoured => {}
+            hami::Answer::Warned => self.warn(container, format_args!("{name}: {}", row.note)),
+            hami::Answer::Refused => {
+                self.deny(Denial::new(container, name, value, "not accepted on a pod that asks for GPUs", row.note));
+            }
+        }
+    }
+}
+
+/// Reads what the containers of one pod ask for. `given` is the decoded annotation `packhorse.dev/request`, empty where absent.
 ///
 /// # Errors
 /// All denials found, at least one.
-pub fn parse(
-    rules: &Rules,
-    containers: &[RawContainer<'_>],
-    given: &BTreeMap<String, GivenRequest>,
-    annotation: &dyn Fn(&str) -> Option<String>,
-) -> Result<Parsed, Vec<Denial>> {
-    let _ = (rules, containers, given, annotation);
-    unimplemented!("skeleton")
+pub fn parse(rules: &Rules, pod: &RawPod<'_>, given: &Given) -> Result<Parsed, Vec<Denial>> {
+    let mut found = Findings::default();
+    let mut parsed = Parsed::default();
+    for name in given.containers.keys().filter(|name| !pod.containers.iter().any(|c| c.name == name.as_str())) {
+        found.deny(Denial::new(
+            None,
+            given::FIELD,
+            name,
+            "the pod has no container of that name",
+            "name one of the pod's init or app containers, or remove the entry",
+        ));
+    }
+    for field in &given.unknown {
+        found.warn(None, format_args!("{}: unknown field {field} has no effect", given::FIELD));
+    }
+    for raw in &pod.containers {
+        let entry = given.containers.get(raw.name);
+        if let Some(request) = container::read(rules, raw, entry, &mut parsed, &mut found) {
+            parsed.request.containers.push(request);
+        }
+    }
+    let constraints = constraint::read(pod, &parsed.request.containers, &mut found);
+    if !parsed.request.is_empty() || !found.denials.is_empty() {
+        parsed.request.constraints = constraints;
+        for (key, value) in &pod.labels {
+            if let Some(row) = hami::find(hami::Place::Label, key) {
+                if key != &"hami.io/webhook" || value == &"ignore" {
+                    found.answer(None, row, key, value);
+                }
+            } else if key.starts_with("hami.io/") {
+                found.warn(None, format_args!("label {key} is HAMi's and has no meaning here"));
+            }
+        }
+    }
+    if found.denials.is_empty() {
+        parsed.warnings = found.warnings;
+        Ok(parsed)
+    } else {
+        Err(found.denials)
+    }
+}
+
+/// A value as a message shows it.
+pub(crate) fn shown(value: &str) -> String {
+    const LONGEST: usize = 120;
+    if value.len() <= LONGEST {
+        return value.to_owned();
+    }
+    let mut end = LONGEST;
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &value[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_alone_reads_what_it_writes() {
+        for text in ["exclusive", "share-1", "share-50", "share-100"] {
+            assert_eq!(text.parse::<CountAlone>().map(|c| c.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "share", "share-", "share-0", "share-101", "share-+5", "share-5%", "Exclusive"] {
+            assert_eq!(text.parse::<CountAlone>(), Err(CountAloneError), "{text}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        assert_eq!(shown("short"), "short");
+        let long = "ä".repeat(1_000);
+        assert!(shown(&long).len() < 130, "{}", shown(&long));
+    }
 }

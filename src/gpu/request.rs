@@ -128,3 +128,18 @@ impl PodRequest {
         self.containers.is_empty()
     }
 }
+
+/// What the containers of a pod add up to for Kubernetes' own arithmetic: MiB of memory where it is known before placement
+/// (count x memory), and percent of cores (count x cores; a whole GPU is 100).
+///
+/// The memory of whole cards, of a share of a card and of MIG instances depends on the device, hence `None`. MIG instances are not
+/// part of a node's totals, hence no cores either.
+pub fn totals(request: &ContainerRequest) -> (Option<u64>, u64) {
+    let count = u64::from(request.count);
+    match &request.ask {
+        Ask::Exclusive => (None, count * 100),
+        Ask::Share { memory: Memory::Mib(mib), cores } => (Some(count * u64::from(*mib)), count * u64::from(*cores)),
+        Ask::Share { memory: Memory::Percent(_) | Memory::All, cores } => (None, count * u64::from(*cores)),
+        Ask::Mig(_) => (None, 0),
+    }
+}
