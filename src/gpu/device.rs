@@ -2,10 +2,12 @@
 //! changed in place: a new inventory replaces the old one whole.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use super::request::MigProfile;
+use super::topology::Topology;
 
 /// How far a memory limit is really kept, weakest first: `Ord` is the order of strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,6 +154,36 @@ pub struct Device {
     pub foreign: Option<ForeignPod>,
 }
 
+/// The devices of one node with what fit derives from them, shared between all versions of the node. Reads as a slice.
+#[derive(Clone, Default)]
+pub struct Devices(Arc<DeviceSet>);
+
+#[derive(Default)]
+struct DeviceSet {
+    devices: Box<[Device]>,
+    facts: Box<[Facts]>,
+    topology: Topology,
+    instances: bool,
+}
+
+/// What fit reads of a device on its way through thousands of nodes, kept close together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    /// MiB.
+    pub(crate) memory: u32,
+    /// One MiB as a part of all memory, 0 for a device without.
+    pub(crate) per_mib: f32,
+    /// One percent as a part of all cores, 0 for a device without.
+    pub(crate) per_core: f32,
+    pub(crate) cores: u16,
+    pub(crate) slots: u16,
+    pub(crate) enforcement: Enforcement,
+    pub(crate) foreign: bool,
+    pub(crate) healthy: bool,
+    /// A MIG instance.
+    pub(crate) instance: bool,
+}
+
 /// A pod that the node's agent refused to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -174,4 +206,70 @@ pub struct Inventory {
     pub devices: Vec<Device>,
     /// Pods bound here that can never start.
     pub refused: Vec<Refused>,
+}
+
+impl Devices {
+    /// How near they are to each other.
+    pub fn topology(&self) -> &Topology {
+        &self.0.topology
+    }
+
+    /// Whether there are MIG instances among them.
+    pub fn has_instances(&self) -> bool {
+        self.0.instances
+    }
+
+    /// Beside the devices.
+    pub(crate) fn facts(&self) -> &[Facts] {
+        &self.0.facts
+    }
+}
+
+impl From<Vec<Device>> for Devices {
+    fn from(devices: Vec<Device>) -> Self {
+        let facts = devices.iter().map(Facts::of).collect();
+        let topology = Topology::of(&devices);
+        let instances = devices.iter().any(|device| device.mig.is_some());
+        Self(Arc::new(DeviceSet { devices: devices.into(), facts, topology, instances }))
+    }
+}
+
+impl Deref for Devices {
+    type Target = [Device];
+
+    fn deref(&self) -> &[Device] {
+        &self.0.devices
+    }
+}
+
+impl PartialEq for Devices {
+    fn eq(&self, other: &Self) -> bool {
+        // The rest derives from the devices.
+        Arc::ptr_eq(&self.0, &other.0) || self.0.devices == other.0.devices
+    }
+}
+
+impl Eq for Devices {}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl Facts {
+    fn of(device: &Device) -> Self {
+        let part = |whole: f32| if whole > 0.0 { 1.0 / whole } else { 0.0 };
+        Self {
+            memory: device.memory,
+            per_mib: part(device.memory as f32),
+            per_core: part(f32::from(device.cores)),
+            cores: device.cores,
+            slots: device.slots,
+            enforcement: if device.mig.is_some() { Enforcement::Mig } else { device.enforcement },
+            foreign: device.foreign.is_some(),
+            healthy: device.health == Health::Healthy,
+            instance: device.mig.is_some(),
+        }
+    }
 }

@@ -1,9 +1,27 @@
 //! Whether a pod fits a node, and on which devices.
+//!
+//! Read by the extender: [`rank`] for every node of a filter call, [`place`] at bind under the node's lock. Both go through the same
+//! checks, so the one succeeds exactly where the other does. A pod that does not fit gets the [`Reason`] nearest to a fit: of
+//! the devices the one that lacks least, of the containers the one that lacks most.
 
-use super::allocation::{Allocation, Holding};
+mod one;
+mod search;
+mod set;
+#[cfg(test)]
+mod tests;
+mod want;
+
+use std::sync::Arc;
+
+use super::allocation::{Allocation, ContainerAllocation, Holding, Share};
 use super::node::Node;
 use super::reason::Reason;
-use super::request::{GpuPolicy, NodePolicy, PodRequest};
+use super::request::{ContainerRequest, GpuPolicy, NodePolicy, PodRequest};
+use super::score::{Effect, value};
+use one::Candidate;
+use search::{End, search};
+use set::{MOST_CANDIDATES, Set, Sets};
+use want::{Amount, Load, Want, room};
 
 /// The cluster's defaults, where a pod says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,20 +46,187 @@ pub struct Placement {
 /// # Errors
 /// The reason nearest to a fit.
 pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Placement, Reason> {
-    let _ = (node, request, policies);
-    unimplemented!("skeleton")
+    let chosen = match request.containers.as_slice() {
+        [] => Vec::new(),
+        [container] => {
+            ready(node)?;
+            let want = Want::new(node, container, &request.constraints);
+            let policy = gpu_policy(request, policies, container.count);
+            vec![if container.count == 1 {
+                let candidate = one::choose(&want, policy, true)?;
+                vec![(candidate.at, candidate.amount)]
+            } else {
+                several(&want, policy, true)?.0
+            }]
+        }
+        _ => together(node, request, policies)?,
+    };
+    Ok(placement(node, request, &chosen))
 }
 
-/// How good `placement` is on `node` for the cluster as a whole: finite, greater is better, comparable between nodes. `cpu` in
-/// millicores and `memory` in bytes are the pod's host requests.
-pub fn score(
-    node: &Node,
-    request: &PodRequest,
-    placement: &Placement,
-    cpu: i64,
-    memory: i64,
-    policies: Policies,
-) -> f64 {
-    let _ = (node, request, placement, cpu, memory, policies);
-    unimplemented!("skeleton")
+/// Whether a pod fits a node ([`place`] succeeds exactly when this does), and if so how good that is for the cluster as a whole:
+/// finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the pod's host requests.
+/// Allocates nothing for a pod of one container that asks for one GPU.
+///
+/// # Errors
+/// The reason nearest to a fit.
+pub fn rank(node: &Node, request: &PodRequest, cpu: i64, memory: i64, policies: Policies) -> Result<f64, Reason> {
+    let effect = match request.containers.as_slice() {
+        [] => Effect::default(),
+        [container] => {
+            ready(node)?;
+            let want = Want::new(node, container, &request.constraints);
+            let policy = gpu_policy(request, policies, container.count);
+            if container.count == 1 {
+                let candidate = one::choose(&want, policy, policy == GpuPolicy::Topology)?;
+                Effect {
+                    devices: 1,
+                    fresh: candidate.fresh.into(),
+                    left: candidate.left,
+                    memory: candidate.amount.memory.into(),
+                    cores: candidate.amount.cores.into(),
+                    breaks_up: candidate.fresh,
+                    near: 0,
+                    pairs: 0,
+                }
+            } else {
+                let (devices, near) = several(&want, policy, false)?;
+                let mut effect = Effect { near, pairs: pairs(devices.len()), ..Effect::default() };
+                for (at, amount) in devices {
+                    effect.add(node, at, amount.memory, amount.cores);
+                }
+                effect
+            }
+        }
+        _ => {
+            let chosen = together(node, request, policies)?;
+            effect(node, request, &chosen)
+        }
+    };
+    Ok(value(node, &effect, cpu, memory, request.constraints.node_policy.unwrap_or(policies.node)))
+}
+
+/// Which device first, for a container of this pod.
+fn gpu_policy(request: &PodRequest, policies: Policies, count: u32) -> GpuPolicy {
+    let default = if count == 1 { GpuPolicy::Binpack } else { GpuPolicy::Topology };
+    request.constraints.gpu_policy.or(policies.gpu).unwrap_or(default)
+}
+
+fn ready(node: &Node) -> Result<(), Reason> {
+    if node.ready { Ok(()) } else { Err(Reason::AgentNotReady) }
+}
+
+/// A container's devices by position, and what it books on each.
+type Devices = Vec<(usize, Amount)>;
+
+/// Several devices for the only container of a pod, and how near they are to each other. `thorough`: of equal sets the one that
+/// leaves the best ones to others.
+fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Devices, u32), Reason> {
+    want.alone()?;
+    let node = want.node;
+    let size = usize::try_from(want.container.count).map_err(|_| Reason::TooFewDevices)?;
+    let mut candidates = Vec::with_capacity(node.devices.len());
+    for (at, (facts, usage)) in node.devices.facts().iter().zip(&node.usage).enumerate() {
+        if !want.is_kind(at, facts) {
+            continue;
+        }
+        let Ok(amount) = want.accepts(at, facts) else { continue };
+        if room(facts, usage, &Load::default(), amount).is_ok() {
+            let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
+            let left = one::left(facts, usage, &load);
+            candidates.push(Candidate { at, amount, covered: false, fresh: !usage.is_taken(), left, near_free: 0 });
+        }
+    }
+    let numas = if want.is_bound() { want.numa_nodes().into_iter().map(Some).collect() } else { vec![None] };
+    let is_free = |at: usize| !node.usage[at].is_taken();
+    let mut best: Option<(Devices, Set)> = None;
+    for numa in numas {
+        let mut group = candidates.clone();
+        if let Some(numa) = numa {
+            group.retain(|candidate| node.devices[candidate.at].numa == numa);
+        }
+        if group.len() > MOST_CANDIDATES {
+            group.sort_by(|a, b| one::compare(policy, a, b));
+            group.truncate(MOST_CANDIDATES);
+            group.sort_by_key(|candidate| candidate.at);
+        }
+        let sets = Sets::new(node, &group, size, policy);
+        let found = sets.best(thorough.then_some(&is_free));
+        if let Some(set) = found
+            && best.as_ref().is_none_or(|(_, best)| sets.prefer(&set, best).is_lt())
+        {
+            let devices = sets.devices(&set).filter_map(|at| group.iter().find(|candidate| candidate.at == at));
+            best = Some((devices.map(|candidate| (candidate.at, candidate.amount)).collect(), set));
+        }
+    }
+    best.map(|(devices, set)| (devices, set.near)).ok_or(Reason::TooFewDevices)
+}
+
+/// Devices for several containers.
+fn together(node: &Node, request: &PodRequest, policies: Policies) -> Result<Vec<Devices>, Reason> {
+    ready(node)?;
+    let alone = request.containers.iter().filter_map(|c| Want::new(node, c, &request.constraints).alone().err()).min();
+    let reason = match alone {
+        Some(reason) if !reason.is_shortage() => return Err(reason),
+        Some(shortage) => shortage,
+        None => match search(node, request, policies, false) {
+            End::Found(chosen) => return Ok(chosen),
+            End::NoWay => Reason::PodTogether,
+            End::OutOfSteps => return Err(Reason::PodTogether),
+        },
+    };
+    // Would they fit if everybody else went? If not, no preemption helps.
+    Err(if search(node, request, policies, true) == End::NoWay { Reason::TooFewDevices } else { reason })
+}
+
+fn placement(node: &Node, request: &PodRequest, chosen: &[Devices]) -> Placement {
+    let share = |(at, amount): &(usize, Amount)| Share {
+        device: Arc::clone(&node.devices[*at].uuid),
+        memory: amount.memory,
+        cores: amount.cores,
+        exclusive: amount.exclusive,
+        enforcement: node.devices.facts()[*at].enforcement,
+    };
+    let container = |(container, devices): (&ContainerRequest, &Devices)| ContainerAllocation {
+        name: Arc::clone(&container.name),
+        shares: devices.iter().map(share).collect(),
+    };
+    let allocation = Allocation { containers: request.containers.iter().zip(chosen).map(container).collect() };
+    let phases: Vec<_> = request.containers.iter().map(|c| (Arc::clone(&c.name), c.phase)).collect();
+    let holdings = allocation.holdings(&phases);
+    Placement { allocation, holdings }
+}
+
+/// What a choice for several containers does to the node.
+fn effect(node: &Node, request: &PodRequest, chosen: &[Devices]) -> Effect {
+    let mut effect = Effect::default();
+    for holding in placement(node, request, chosen).holdings {
+        if let Some(at) = node.devices.iter().position(|device| device.uuid == holding.device) {
+            effect.add(node, at, holding.memory, holding.cores);
+        }
+    }
+    for devices in chosen {
+        let set: Vec<_> = devices.iter().map(|(at, _)| *at).collect();
+        effect.near += node.devices.topology().within(&set);
+        effect.pairs += pairs(set.len());
+        effect.breaks_up |= matches!(set.as_slice(), [at] if !node.usage[*at].is_taken());
+    }
+    effect
+}
+
+impl Effect {
+    /// Counts one more device.
+    fn add(&mut self, node: &Node, at: usize, memory: u32, cores: u16) {
+        let usage = &node.usage[at];
+        self.devices += 1;
+        self.fresh += u32::from(!usage.is_taken());
+        let load = Load { memory, cores: cores.into(), ..Load::default() };
+        self.left += one::left(&node.devices.facts()[at], usage, &load);
+        self.memory += u64::from(memory);
+        self.cores += u64::from(cores);
+    }
+}
+
+fn pairs(devices: usize) -> u32 {
+    u32::try_from(devices * devices.saturating_sub(1) / 2).unwrap_or(u32::MAX)
 }

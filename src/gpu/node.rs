@@ -2,10 +2,12 @@
 //! publishes snapshots; placement only reads. Booking is plain addition, so the order of pods does not matter and
 //! releasing is its exact inverse.
 
-use std::sync::Arc;
-
 use super::allocation::Holding;
-use super::device::{Device, Inventory};
+use super::device::{Devices, Inventory};
+
+/// More than any card has (MiB); a holding that claims more is counted as this much, on booking and on release alike, so that even
+/// thousands of absurd claims on one device cannot overflow its sum and releasing stays exact.
+const MOST_MEMORY: u32 = 1_000_000;
 
 /// What is booked on one device, summed over pods. May exceed the device where pods were bound behind our back: fit then
 /// simply finds no room.
@@ -21,11 +23,18 @@ pub struct Usage {
     pub exclusive: u32,
 }
 
+impl Usage {
+    /// Whether anybody is on the device.
+    pub fn is_taken(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
 /// One node as placement sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
     /// Sorted by pci, then uuid, as in the inventory.
-    pub devices: Arc<[Device]>,
+    pub devices: Devices,
     /// Beside `devices`.
     pub usage: Vec<Usage>,
     /// Beside `devices`: taken out by an administrator.
@@ -60,7 +69,7 @@ impl Node {
     /// Adds what a pod holds. A holding on a device that is not here is left out; the ledger applies it when the device is back.
     pub fn book(&mut self, holdings: &[Holding]) {
         self.change(holdings, |usage, holding| {
-            usage.memory = usage.memory.saturating_add(holding.memory);
+            usage.memory = usage.memory.saturating_add(holding.memory.min(MOST_MEMORY));
             usage.cores = usage.cores.saturating_add(holding.cores.into());
             usage.slots = usage.slots.saturating_add(holding.slots.into());
             usage.exclusive = usage.exclusive.saturating_add(holding.exclusive.into());
@@ -70,7 +79,7 @@ impl Node {
     /// Takes it away again.
     pub fn release(&mut self, holdings: &[Holding]) {
         self.change(holdings, |usage, holding| {
-            usage.memory = usage.memory.saturating_sub(holding.memory);
+            usage.memory = usage.memory.saturating_sub(holding.memory.min(MOST_MEMORY));
             usage.cores = usage.cores.saturating_sub(holding.cores.into());
             usage.slots = usage.slots.saturating_sub(holding.slots.into());
             usage.exclusive = usage.exclusive.saturating_sub(holding.exclusive.into());

@@ -1,0 +1,106 @@
+//! One device for one container: the ordinary pod. This runs for every node of a filter call, hence allocates nothing.
+
+use std::cmp::Ordering;
+
+use super::super::device::Facts;
+use super::super::node::{Node, Usage};
+use super::super::reason::Reason;
+use super::super::request::GpuPolicy;
+use super::want::{Amount, Load, Want, room};
+
+/// A device that a container could have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    /// Its position on the node.
+    pub(super) at: usize,
+    pub(super) amount: Amount,
+    /// The pod holds so much there already that this container adds nothing.
+    pub(super) covered: bool,
+    /// Nobody is on it yet.
+    pub(super) fresh: bool,
+    /// What would remain of it, 0..=1: mean of memory and cores.
+    pub(super) left: f32,
+    /// How near it is to the free devices of the node, which lose it as a partner.
+    pub(super) near_free: u32,
+}
+
+/// The best device for a container that wants one and is the only one of its pod. Where `partners` is false, devices that
+/// differ only in their links may come out in any order that is the same each time.
+#[inline]
+pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy, partners: bool) -> Result<Candidate, Reason> {
+    let node = want.node;
+    let mut best: Option<Candidate> = None;
+    let mut nearest: Option<Reason> = None;
+    for (at, (facts, usage)) in node.devices.facts().iter().zip(&node.usage).enumerate() {
+        if !want.is_kind(at, facts) {
+            continue;
+        }
+        let fits =
+            want.accepts(at, facts).and_then(|amount| room(facts, usage, &Load::default(), amount).map(|()| amount));
+        match fits {
+            Err(reason) => nearest = nearest.max(Some(reason)),
+            Ok(amount) => {
+                let candidate = Candidate {
+                    at,
+                    amount,
+                    covered: false,
+                    fresh: !usage.is_taken(),
+                    left: left(
+                        facts,
+                        usage,
+                        &Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() },
+                    ),
+                    near_free: if partners { near_free(node, at, |at| !node.usage[at].is_taken()) } else { 0 },
+                };
+                if best.is_none_or(|best| compare(policy, &candidate, &best).is_lt()) {
+                    best = Some(candidate);
+                }
+            }
+        }
+    }
+    // Only where no device is of the kind asked for is there no reason yet.
+    best.ok_or_else(|| nearest.unwrap_or_else(|| want.alone().err().unwrap_or(Reason::NoMatchingDevice)))
+}
+
+/// Better first. Equal ones stay in the order of the inventory.
+pub(super) fn compare(policy: GpuPolicy, a: &Candidate, b: &Candidate) -> Ordering {
+    let covered = b.covered.cmp(&a.covered);
+    let packed = || a.fresh.cmp(&b.fresh).then_with(|| a.left.total_cmp(&b.left));
+    let loose = || a.near_free.cmp(&b.near_free);
+    match policy {
+        GpuPolicy::Binpack => covered.then_with(packed).then_with(loose),
+        GpuPolicy::Spread => covered.then_with(|| packed().reverse()).then_with(loose),
+        GpuPolicy::Topology => covered.then_with(loose).then_with(packed),
+    }
+}
+
+/// What remains of a device beside `usage` and `load`, 0..=1: mean of memory and cores.
+#[inline]
+pub(super) fn left(facts: &Facts, usage: &Usage, load: &Load) -> f32 {
+    let memory = facts.memory.saturating_sub(usage.memory).saturating_sub(load.memory);
+    let cores = u32::from(facts.cores).saturating_sub(usage.cores).saturating_sub(load.cores);
+    (to_f32(memory) * facts.per_mib + to_f32(cores) * facts.per_core) * 0.5
+}
+
+/// How near a device is to the node's other devices that are free, of its kind and in use at all.
+pub(super) fn near_free(node: &Node, at: usize, is_free: impl Fn(usize) -> bool) -> u32 {
+    free(node, at, is_free).filter(|other| *other != at).map(|other| node.devices.topology().near(at, other)).sum()
+}
+
+/// The devices of the kind of `like` that could go to somebody whole.
+pub(super) fn free(node: &Node, like: usize, is_free: impl Fn(usize) -> bool) -> impl Iterator<Item = usize> {
+    let facts = node.devices.facts();
+    (0..facts.len()).filter(move |at| {
+        let facts_at = &facts[*at];
+        facts_at.instance == facts[like].instance
+            && facts_at.healthy
+            && !facts_at.foreign
+            && !node.cordoned[*at]
+            && is_free(*at)
+    })
+}
+
+/// For ratios: exact for every amount a card has.
+pub(super) fn to_f32(amount: u32) -> f32 {
+    amount as f32
+}

@@ -1,0 +1,9 @@
+//! Placement as a user would notice it. `cases` are tables of the rules, `sets` several GPUs of one container, `pods` several
+//! containers, `nodes` the choice between nodes, `properties` what must hold for all inputs.
+
+mod build;
+mod cases;
+mod nodes;
+mod pods;
+mod properties;
+mod sets;
