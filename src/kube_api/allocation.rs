@@ -1,1 +1,130 @@
-//! The pod annotations that carry an allocation.
+//! The pod annotations that carry an allocation: `packhorse.dev/allocation` and `devices.packhorse.dev/<container>`.
+//!
+//! Written by the extender in the Binding and by nobody else; read by the ledger and the agent. An allocation that cannot be
+//! read is never taken for none: [`readable_devices`] finds every UUID that can still be made out of its text.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Damaged, Decoded, Field, parse};
+use super::inventory::read_name;
+use super::names::{ALLOCATION, DEVICES_PREFIX};
+use crate::gpu::allocation::{Allocation, ContainerAllocation, Share};
+use crate::gpu::device::Enforcement;
+
+/// Reads the annotation `packhorse.dev/allocation`. Containers come sorted by name.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn decode(text: &str) -> Result<Decoded<Allocation>, Damaged> {
+    decode_with(text, &|text| Arc::from(text))
+}
+
+/// Like [`decode`]; `intern` makes the strings that many pods have in common.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn decode_with(text: &str, intern: &dyn Fn(&str) -> Arc<str>) -> Result<Decoded<Allocation>, Damaged> {
+    let value = parse(ALLOCATION, text)?;
+    let root = Field::root(ALLOCATION, &value);
+    root.version_one()?;
+    let mut unknown = Vec::new();
+    root.note_unknown(&["v", "containers"], &mut unknown)?;
+    let mut containers = Vec::new();
+    for (name, list) in root.need("containers")?.entries()? {
+        let mut shares: Vec<Share> = Vec::new();
+        for item in list.items()? {
+            let share = read_share(&item, intern, &mut unknown)?;
+            if shares.iter().any(|other| other.device == share.device) {
+                return Err(item.need("device")?.error("is given to this container twice"));
+            }
+            shares.push(share);
+        }
+        shares.shrink_to_fit();
+        containers.push(ContainerAllocation { name: intern(name), shares });
+    }
+    containers.sort_by(|a, b| a.name.cmp(&b.name));
+    containers.shrink_to_fit();
+    Ok(Decoded { value: Allocation { containers }, unknown })
+}
+
+fn read_share(
+    item: &Field<'_, '_>,
+    intern: &dyn Fn(&str) -> Arc<str>,
+    unknown: &mut Vec<String>,
+) -> Result<Share, Damaged> {
+    item.note_unknown(&["device", "memory", "cores", "exclusive", "enforcement"], unknown)?;
+    Ok(Share {
+        device: intern(item.need("device")?.word()?),
+        memory: item.need("memory")?.number(0..=i64::from(u32::MAX))?,
+        cores: item.need("cores")?.number(0..=100)?,
+        exclusive: item.get("exclusive")?.map(|exclusive| exclusive.flag()).transpose()?.unwrap_or(false),
+        enforcement: read_name(&item.need("enforcement")?, &Enforcement::ALL)?,
+    })
+}
+
+/// Writes the annotation `packhorse.dev/allocation`.
+pub fn encode(allocation: &Allocation) -> String {
+    let containers: Map<String, Value> = allocation
+        .containers
+        .iter()
+        .map(|container| {
+            let shares = container.shares.iter().map(|share| {
+                let mut written = json!({
+                    "device": &*share.device,
+                    "memory": share.memory,
+                    "cores": share.cores,
+                    "enforcement": share.enforcement.as_str(),
+                });
+                if share.exclusive {
+                    written["exclusive"] = json!(true);
+                }
+                written
+            });
+            (container.name.as_ref().to_owned(), shares.collect())
+        })
+        .collect();
+    json!({"v": 1, "containers": containers}).to_string()
+}
+
+/// Every annotation of the Binding: the allocation and one `devices.packhorse.dev/<container>` per container, each with the
+/// same UUIDs in the same order.
+pub fn annotations(allocation: &Allocation) -> Vec<(String, String)> {
+    let mut annotations = vec![(ALLOCATION.to_owned(), encode(allocation))];
+    annotations.extend(allocation.containers.iter().map(|container| {
+        let devices: Vec<&str> = container.shares.iter().map(|share| &*share.device).collect();
+        (format!("{DEVICES_PREFIX}{}", container.name), devices.join(","))
+    }));
+    annotations
+}
+
+/// Reads one `devices.packhorse.dev/<container>`.
+pub fn device_list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|uuid| !uuid.is_empty())
+}
+
+/// Every device that the texts of one pod can still be read to name: anything that looks like a UUID anywhere in the
+/// allocation, and every entry of the `devices.packhorse.dev/` annotations. Sorted.
+pub fn readable_devices<'a>(
+    allocation: Option<&'a str>,
+    devices: impl IntoIterator<Item = &'a str>,
+) -> BTreeSet<&'a str> {
+    let mut found: BTreeSet<&str> = devices.into_iter().flat_map(device_list).collect();
+    found.extend(allocation.into_iter().flat_map(uuids_in));
+    found
+}
+
+/// Whatever looks like a GPU's or MIG instance's UUID in damaged text.
+fn uuids_in(text: &str) -> impl Iterator<Item = &str> {
+    // `/` belongs to the older form MIG-GPU-…/1/0.
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'))).filter_map(|word| {
+        let start = [word.find("GPU-"), word.find("MIG-")].into_iter().flatten().min()?;
+        (word.len() > start + 4).then(|| &word[start..])
+    })
+}
+
+#[cfg(test)]
+#[path = "allocation/tests.rs"]
+mod tests;
