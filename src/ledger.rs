@@ -1,164 +1,169 @@
 //! The server's view of the cluster: every node's inventory and every live allocation on it.
 //!
-//! Fed by watches (`watch`), read by the extender through snapshots, sharded by node: a node's truth is behind its own lock,
-//! and each change publishes a new immutable [`Snapshot`], so that a filter never waits for a bind or for a watch event.
+//! Fed by watches ([`watch`](Ledger::watch)) or, in tests and the demo, by `apply_*` and `remove_*`; read by the extender through
+//! snapshots; sharded by node: a node's truth is behind its own lock, and each change publishes a new immutable [`Snapshot`], so
+//! that a filter never waits for a bind or for a watch event.
+//!
+//! What is uncertain is held, never free: a booking until the watch or a GET has told its end, a pod that vanished until a GET
+//! has confirmed it, every device that a damaged allocation can be read to name.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+mod booking;
+mod doubt;
+mod events;
+mod intern;
+mod metrics;
+mod node;
+mod nodes;
+mod pods;
+mod reading;
+mod report;
+mod settings;
+mod version;
+mod watch;
 
-use arc_swap::ArcSwap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use dashmap::DashMap;
 
-use crate::gpu::allocation::{Allocation, Holding};
-use crate::gpu::node::Node;
-use crate::gpu::reason::Reason;
+pub use booking::{BookError, BookingPod};
+pub use doubt::Question;
+pub use metrics::Metrics;
+pub use node::{NodeEntry, NodeState, Nominated, Snapshot};
+pub use nodes::NodeRelist;
+pub use pods::{Damage, PodEntry, PodRelist};
+pub use settings::Settings;
 
-/// What placement can know of a node.
-#[derive(Debug, Clone)]
-pub enum NodeState {
-    /// Its inventory is readable.
-    Usable(Node),
-    /// No inventory was published.
-    NoInventory,
-    /// The inventory cannot be read.
-    Damaged,
-}
+use intern::Interner;
+use node::Truth;
+use version::{Slots, Versions};
 
-/// One immutable version of a node.
+/// How many pods can change at once without waiting for each other.
+const STRIPES: usize = 256;
+
+/// The cluster in memory. Shared by `Arc`.
+///
+/// Lock order: a pod's turn, then one node's truth; never two nodes at once. No guard of a map is held while a lock is taken.
 #[derive(Debug)]
-pub struct Snapshot {
-    /// Grows with every change of this node; never repeats within a process.
-    pub version: u64,
-    /// The node.
-    pub state: NodeState,
-    /// Whether the node carries a `PreferNoSchedule` taint: a preference that our opinion must not drown.
-    pub prefer_no_schedule: bool,
+pub struct Ledger {
+    settings: Settings,
+    metrics: Metrics,
+    nodes: DashMap<Arc<str>, Arc<NodeEntry>>,
+    /// Bound, booked, and nominated pods by UID.
+    pods: DashMap<Arc<str>, Arc<PodEntry>>,
+    /// Whoever changes a pod takes its turn, so that a bind and a watch event of the same pod never interleave.
+    turns: Box<[Mutex<()>]>,
+    hasher: RandomState,
+    doubts: doubt::Doubts,
+    reports: report::Reports,
+    strings: Interner,
+    versions: Versions,
+    slots: Slots,
+    changes: tokio::sync::watch::Sender<u64>,
+    nodes_listed: AtomicBool,
+    pods_listed: AtomicBool,
 }
 
-/// One node of the ledger.
-#[derive(Debug)]
-pub struct NodeEntry {
-    /// The node's name.
-    pub name: Arc<str>,
-    /// Dense and stable while the node lives: an index into caches.
-    pub slot: usize,
-    pub(crate) current: ArcSwap<Snapshot>,
-}
-
-impl NodeEntry {
-    /// The newest version.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current.load_full()
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new(Settings::default(), Metrics::default())
     }
 }
 
-/// A pod about to be bound.
-#[derive(Debug, Clone)]
-pub struct BookingPod {
-    /// The pod's UID.
-    pub uid: Arc<str>,
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
-    /// CPU it requests, millicores.
-    pub cpu: i64,
-    /// Host memory it requests, bytes.
-    pub memory: i64,
-}
-
-/// Why a booking was not made.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum BookError {
-    /// The ledger does not know the node.
-    #[error("node {0} is not known")]
-    UnknownNode(String),
-    /// The pod does not fit any more.
-    #[error("{}", .0.as_str())]
-    NoFit(Reason),
-    /// The pod holds devices of another node already.
-    #[error("pod is already booked on node {0}")]
-    BookedElsewhere(String),
-}
-
-/// What the ledger knows of one live pod.
-#[derive(Debug, Clone)]
-pub struct PodEntry {
-    /// The pod's UID.
-    pub uid: Arc<str>,
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Where it is bound, or booked.
-    pub node: Option<Arc<str>>,
-    /// `spec.priority`, 0 where absent.
-    pub priority: i32,
-    /// Per device.
-    pub holdings: Arc<[Holding]>,
-    /// Whether the watch has shown it bound; false while only our bind says so.
-    pub confirmed: bool,
-}
-
-/// The cluster in memory. Shared by `Arc`.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    nodes: DashMap<Arc<str>, Arc<NodeEntry>>,
-    pods: DashMap<Arc<str>, Arc<PodEntry>>,
-    ready: AtomicBool,
-}
-
 impl Ledger {
+    /// An empty ledger, not ready.
+    pub fn new(settings: Settings, metrics: Metrics) -> Self {
+        Self {
+            settings,
+            metrics,
+            nodes: DashMap::new(),
+            pods: DashMap::new(),
+            turns: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            doubts: doubt::Doubts::default(),
+            reports: report::Reports::default(),
+            strings: Interner::default(),
+            versions: Versions::default(),
+            slots: Slots::default(),
+            changes: tokio::sync::watch::Sender::new(0),
+            nodes_listed: AtomicBool::new(false),
+            pods_listed: AtomicBool::new(false),
+        }
+    }
+
     /// Whether the first lists of nodes and pods have been applied.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(std::sync::atomic::Ordering::Acquire)
+        self.nodes_listed.load(Ordering::Acquire) && self.pods_listed.load(Ordering::Acquire)
     }
 
     /// One node.
     pub fn node(&self, name: &str) -> Option<Arc<NodeEntry>> {
-        self.nodes.get(name).map(|entry| Arc::clone(&entry))
+        self.nodes.get(name).map(|entry| Arc::clone(&entry)).filter(|entry| entry.is_known())
     }
 
     /// All nodes, in no order.
     pub fn nodes(&self) -> Vec<Arc<NodeEntry>> {
-        self.nodes.iter().map(|entry| Arc::clone(entry.value())).collect()
+        self.nodes.iter().filter(|entry| entry.is_known()).map(|entry| Arc::clone(entry.value())).collect()
     }
 
-    /// One live pod by UID.
+    /// One live pod by UID: bound, booked, or pending with a nominated node.
     pub fn pod(&self, uid: &str) -> Option<Arc<PodEntry>> {
         self.pods.get(uid).map(|entry| Arc::clone(&entry))
     }
 
-    /// All pods on a node, bound or booked.
+    /// All pods of [`Ledger::pod`], in no order.
+    pub fn pods(&self) -> Vec<Arc<PodEntry>> {
+        self.pods.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    /// All GPU pods on a node, bound or booked, sorted by UID.
     pub fn pods_on(&self, node: &str) -> Vec<Arc<PodEntry>> {
-        let _ = node;
-        unimplemented!("skeleton")
-    }
-
-    /// Chooses and books under the node's lock: `choose` sees the node as it is this instant. Idempotent per UID: a pod already
-    /// booked or bound on this node gets the allocation it has. The booking stands until the watch shows the pod bound there, or
-    /// [`Ledger::unbook`].
-    ///
-    /// # Errors
-    /// See [`BookError`]; nothing is booked then.
-    pub fn book(
-        &self,
-        node: &str,
-        pod: &BookingPod,
-        choose: impl FnOnce(&Node) -> Result<(Allocation, Vec<Holding>), Reason>,
-    ) -> Result<Allocation, BookError> {
-        let _ = (node, pod, choose);
-        unimplemented!("skeleton")
-    }
-
-    /// Takes a booking back after a bind that certainly failed. Does nothing where the watch has confirmed the pod meanwhile.
-    pub fn unbook(&self, uid: &str) {
-        let _ = uid;
-        unimplemented!("skeleton")
+        let Some(entry) = self.nodes.get(node).map(|entry| Arc::clone(&entry)) else { return Vec::new() };
+        let mut pods: Vec<Arc<PodEntry>> = entry.lock().pods.values().cloned().collect();
+        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+        pods
     }
 
     /// A counter that grows whenever room may have become available; for tasks that wait for it.
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        unimplemented!("skeleton")
+        self.changes.subscribe()
+    }
+
+    fn room_may_be_free(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The turn of one pod.
+    fn turn(&self, uid: &str) -> MutexGuard<'_, ()> {
+        // The modulo keeps it in range; a turn guards no data of its own that a panic could spoil.
+        let stripe = usize::try_from(self.hasher.hash_one(uid) % STRIPES as u64).unwrap_or(0);
+        self.turns[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `change` under the lock of the node, which is made where it does not exist, and removed where nothing is left of it.
+    fn on_node<R>(&self, name: &str, change: impl FnOnce(&NodeEntry, &mut Truth) -> R) -> R {
+        loop {
+            let known = self.nodes.get(name).map(|entry| Arc::clone(&entry));
+            let entry = known.unwrap_or_else(|| {
+                let name = self.strings.get(name);
+                let entry = self
+                    .nodes
+                    .entry(Arc::clone(&name))
+                    .or_insert_with(|| Arc::new(NodeEntry::new(name, self.slots.take(), &self.versions)));
+                Arc::clone(&entry)
+            });
+            let mut truth = entry.lock();
+            if truth.removed {
+                continue;
+            }
+            let result = change(&entry, &mut truth);
+            if truth.is_empty() {
+                truth.removed = true;
+                self.nodes.remove(&entry.name);
+                self.slots.give_back(entry.slot);
+            }
+            return result;
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The pod annotations that carry an allocation: `packhorse.dev/allocation` and `devices.packhorse.dev/<container>`.
 //!
 //! Written by the extender in the Binding and by nobody else; read by the ledger and the agent. An allocation that cannot be
-//! read is never taken for none: [`readable_devices`] finds every UUID that can still be made out of its text.
+//! read is never taken for none: [`salvage`] finds every UUID that can still be made out of its text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -105,15 +105,34 @@ pub fn device_list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|uuid| !uuid.is_empty())
 }
 
-/// Every device that the texts of one pod can still be read to name: anything that looks like a UUID anywhere in the
-/// allocation, and every entry of the `devices.packhorse.dev/` annotations. Sorted.
-pub fn readable_devices<'a>(
+/// What can still be read of a damaged allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Salvage<'a> {
+    /// Every device named anywhere, sorted.
+    pub devices: BTreeSet<&'a str>,
+    /// Whether every device that the pod was given is among them. Where not, it may be using any device of its node.
+    pub complete: bool,
+}
+
+/// Finds every device that the texts of one pod can still be read to name: whatever looks like a UUID anywhere in the
+/// allocation, and every entry of `lists`, its `devices.packhorse.dev/` annotations by container. `asked` is the number of
+/// devices each container asks for.
+pub fn salvage<'a>(
     allocation: Option<&'a str>,
-    devices: impl IntoIterator<Item = &'a str>,
-) -> BTreeSet<&'a str> {
-    let mut found: BTreeSet<&str> = devices.into_iter().flat_map(device_list).collect();
-    found.extend(allocation.into_iter().flat_map(uuids_in));
-    found
+    lists: &BTreeMap<&'a str, &'a str>,
+    asked: &[(String, usize)],
+) -> Salvage<'a> {
+    let mut devices: BTreeSet<&str> = lists.values().copied().flat_map(device_list).collect();
+    devices.extend(allocation.into_iter().flat_map(uuids_in));
+    let json: Option<Value> = allocation.and_then(|text| serde_json::from_str(text).ok());
+    let complete = asked.iter().all(|(container, count)| {
+        let listed = lists.get(container.as_str()).map_or(0, |list| device_list(list).count());
+        let entries = json.as_ref().and_then(|json| json["containers"][container.as_str()].as_array());
+        // Whatever else is damaged in an entry, its device must be among those found above.
+        let named = entries.into_iter().flatten().filter(|e| e["device"].as_str().is_some_and(|d| devices.contains(d)));
+        listed.max(named.count()) >= *count
+    });
+    Salvage { devices, complete }
 }
 
 /// Whatever looks like a GPU's or MIG instance's UUID in damaged text.

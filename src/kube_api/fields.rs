@@ -33,7 +33,7 @@ pub struct Decoded<T> {
 #[derive(Clone, Copy)]
 pub(crate) struct Field<'p, 'v> {
     key: &'static str,
-    parent: Option<&'p Field<'p, 'v>>,
+    parent: Option<&'p Self>,
     step: Step<'v>,
     value: &'v Value,
 }
@@ -100,12 +100,7 @@ impl<'v> Field<'_, 'v> {
         self.get(name)?.ok_or_else(|| {
             let missing =
                 Field { key: self.key, parent: Some(self), step: Step::Key(name), value: &Value::Null }.to_string();
-            Damaged {
-                key: self.key,
-                field: missing,
-                value: "absent".to_owned(),
-                problem: "must be given".to_owned(),
-            }
+            Damaged { key: self.key, field: missing, value: "absent".to_owned(), problem: "must be given".to_owned() }
         })
     }
 

@@ -58,16 +58,33 @@ fn writes_one_device_list_per_container() {
 
 #[test]
 fn finds_devices_in_damaged_text() {
-    for (allocation, devices, expected) in [
+    for (allocation, lists, expected) in [
         (Some(FULL), vec![], vec!["GPU-1", "GPU-2"]),
-        (Some(&FULL[..60]), vec!["GPU-2, GPU-1", ""], vec!["GPU-1", "GPU-2"]),
+        (Some(&FULL[..60]), vec![("a", "GPU-2, GPU-1"), ("b", "")], vec!["GPU-1", "GPU-2"]),
         (Some("device=GPU-0a-1;MIG-GPU-9/1/0\\GPU-"), vec![], vec!["GPU-0a-1", "MIG-GPU-9/1/0"]),
-        (None, vec!["odd name"], vec!["odd name"]),
+        (None, vec![("a", "odd name")], vec!["odd name"]),
         (Some("nothing"), vec![], vec![]),
     ] {
-        let found: Vec<&str> = readable_devices(allocation, devices).into_iter().collect();
-        assert_eq!(found, expected, "{allocation:?}");
+        let found = salvage(allocation, &lists.into_iter().collect(), &[]);
+        assert_eq!(found.devices.into_iter().collect::<Vec<_>>(), expected, "{allocation:?}");
     }
+}
+
+#[test]
+fn knows_whether_every_device_was_found() {
+    let asked = [("main".to_owned(), 1), ("init".to_owned(), 1)];
+    let later = FULL.replacen("\"v\":1", "\"v\":2", 1);
+    for (allocation, lists, complete) in [
+        (&*later, vec![], true),
+        (&FULL[..60], vec![], false),
+        (&FULL[..60], vec![("main", "GPU-1")], false),
+        (&FULL[..60], vec![("main", "GPU-1"), ("init", "GPU-2")], true),
+        ("", vec![("main", "GPU-1"), ("init", "")], false),
+        ("", vec![], false),
+    ] {
+        assert_eq!(salvage(Some(allocation), &lists.iter().copied().collect(), &asked).complete, complete, "{lists:?}");
+    }
+    assert!(salvage(Some(""), &BTreeMap::new(), &[]).complete, "a pod that asks for no GPU was given none");
 }
 
 proptest! {
@@ -89,7 +106,7 @@ proptest! {
 
     #[test]
     fn a_cut_allocation_still_names_the_whole_uuids_before_the_cut(cut in 0..FULL.len()) {
-        let found = readable_devices(Some(&FULL[..cut]), []);
+        let found = salvage(Some(&FULL[..cut]), &BTreeMap::new(), &[]).devices;
         prop_assert!(decode(&FULL[..cut]).is_err());
         prop_assert_eq!(found.contains("GPU-1"), FULL[..cut].contains("GPU-1"));
     }

@@ -120,10 +120,7 @@ fn device() -> impl Strategy<Value = Device> {
             pci: pci.into(),
             health,
             enforcement,
-            links: links
-                .into_iter()
-                .map(|(peer, (nvlink, pcie))| Link { peer: peer.into(), nvlink, pcie })
-                .collect(),
+            links: links.into_iter().map(|(peer, (nvlink, pcie))| Link { peer: peer.into(), nvlink, pcie }).collect(),
             parent: mig.is_some().then(|| "card".into()),
             mig: mig.map(|(profile, start, size)| MigInstance { profile: MigProfile(profile.into()), start, size }),
             foreign: foreign.map(|(pod, uid)| ForeignPod { pod, uid }),

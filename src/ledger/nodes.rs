@@ -1,0 +1,168 @@
+//! Feeding the ledger with Node objects.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Ledger;
+use super::node::{Devices, NodeInfo, Truth, may_have_room};
+use super::report::Object;
+use crate::gpu::node::Node;
+use crate::kube_api::host::{HostRequest, millis, units};
+use crate::kube_api::names::{CORDON, INVENTORY, MIG_STRATEGY_LABEL};
+use crate::kube_api::node::NodeView;
+use crate::kube_api::pod::Text;
+use crate::kube_api::{fields, inventory};
+
+/// A list of all nodes on its way into the ledger, page by page. Nodes that it did not name are removed at [`NodeRelist::finish`].
+#[derive(Debug)]
+pub struct NodeRelist<'a> {
+    ledger: &'a Ledger,
+    seen: HashSet<Arc<str>>,
+}
+
+impl NodeRelist<'_> {
+    /// One node of the list.
+    pub fn apply(&mut self, node: &NodeView<'_>) {
+        self.seen.insert(self.ledger.strings.get(&node.metadata.name));
+        self.ledger.apply_node(node);
+    }
+
+    /// The list is complete.
+    pub fn finish(self) {
+        for entry in self.ledger.nodes() {
+            if !self.seen.contains(&entry.name) {
+                self.ledger.remove_node(&entry.name);
+            }
+        }
+        self.ledger.nodes_listed.store(true, Ordering::Release);
+    }
+}
+
+impl Ledger {
+    /// A node as it is now: new or changed.
+    pub fn apply_node(&self, node: &NodeView<'_>) {
+        let name: &str = &node.metadata.name;
+        if name.is_empty() {
+            tracing::warn!("a node without a name was skipped");
+            return;
+        }
+        let text = text_of(node);
+        let read_before = self.nodes.get(name).map(|entry| Arc::clone(&entry)).and_then(|entry| {
+            let truth = entry.lock();
+            truth.info.as_ref().filter(|info| info.text == text).map(|info| info.devices.clone())
+        });
+        let devices = read_before.unwrap_or_else(|| self.read_devices(node));
+        let info = NodeInfo {
+            devices,
+            prefer_no_schedule: node.prefers_no_schedule(),
+            schedulable: node.is_schedulable(),
+            labels: self.settings.node_labels.then(|| self.labels(&node.metadata.labels)),
+            host: self.allocatable(node),
+            text,
+        };
+        self.on_node(name, |entry, truth: &mut Truth| {
+            if truth.info.as_ref().is_some_and(|known| unchanged(known, &info)) {
+                return;
+            }
+            let before = entry.snapshot();
+            truth.info = Some(info);
+            entry.publish(truth, &self.versions);
+            let after = entry.snapshot();
+            if may_have_room(&before.state, &after.state)
+                || (after.schedulable && !before.schedulable)
+                || (before.prefer_no_schedule && !after.prefer_no_schedule)
+            {
+                self.room_may_be_free();
+            }
+        });
+    }
+
+    /// A node that is gone. What its pods hold stays known until they go, in case the node comes back.
+    pub fn remove_node(&self, name: &str) {
+        if self.node(name).is_none() {
+            return;
+        }
+        self.on_node(name, |entry, truth| {
+            truth.info = None;
+            entry.publish(truth, &self.versions);
+        });
+    }
+
+    /// Begins a complete list of the nodes.
+    pub fn relist_nodes(&self) -> NodeRelist<'_> {
+        NodeRelist { ledger: self, seen: HashSet::new() }
+    }
+
+    /// A complete list of the nodes at once.
+    pub fn replace_nodes<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeView<'a>>) {
+        let mut relist = self.relist_nodes();
+        for node in nodes {
+            relist.apply(node);
+        }
+        relist.finish();
+    }
+
+    fn read_devices(&self, node: &NodeView<'_>) -> Devices {
+        let name: &str = &node.metadata.name;
+        let object = || Object::node(name, node.metadata.uid.as_deref());
+        let Some(text) = node.metadata.annotations.get(INVENTORY) else { return Devices::None };
+        let decoded = match inventory::decode_with(text, &|text| self.strings.get(text)) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.damaged(&object(), "UnreadableInventory", &error);
+                return Devices::Damaged;
+            }
+        };
+        self.unknown_fields(&object(), INVENTORY, &decoded.unknown);
+        let cordon = node.metadata.annotations.get(CORDON).map_or("", |text| text);
+        for uuid in inventory::cordon(cordon) {
+            if !decoded.value.devices.iter().any(|device| *device.uuid == *uuid) {
+                let error = fields::Damaged {
+                    key: CORDON,
+                    field: "UUID".to_owned(),
+                    value: uuid.to_owned(),
+                    problem: "is no device of this node; the rest is used".to_owned(),
+                };
+                self.damaged(&object(), "UnknownCordon", &error);
+            }
+        }
+        let mig_single = node.metadata.labels.get(MIG_STRATEGY_LABEL).is_some_and(|strategy| &**strategy == "single");
+        let cordoned = |uuid: &str| inventory::cordon(cordon).any(|other| other == uuid);
+        Devices::Listed(Node::new(&decoded.value, cordoned, mig_single))
+    }
+
+    fn allocatable(&self, node: &NodeView<'_>) -> HostRequest {
+        if !self.settings.host_requests {
+            return HostRequest::default();
+        }
+        let allocatable = &node.status.allocatable;
+        HostRequest {
+            cpu: allocatable.get("cpu").and_then(|quantity| millis(&quantity.0)).unwrap_or(0),
+            memory: allocatable.get("memory").and_then(|quantity| units(&quantity.0)).unwrap_or(0),
+        }
+    }
+
+    fn labels(&self, labels: &BTreeMap<Text<'_>, Text<'_>>) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
+        let intern = |text: &Text<'_>| self.strings.get(text);
+        Arc::new(labels.iter().map(|(key, value)| (intern(key), intern(value))).collect())
+    }
+}
+
+fn unchanged(known: &NodeInfo, info: &NodeInfo) -> bool {
+    known.text == info.text
+        && known.prefer_no_schedule == info.prefer_no_schedule
+        && known.schedulable == info.schedulable
+        && known.labels == info.labels
+        && known.host == info.host
+}
+
+/// A fingerprint of what the devices are read from; a heartbeat leaves it as it is.
+fn text_of(node: &NodeView<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    node.metadata.annotations.get(INVENTORY).hash(&mut hasher);
+    node.metadata.annotations.get(CORDON).hash(&mut hasher);
+    node.metadata.labels.get(MIG_STRATEGY_LABEL).hash(&mut hasher);
+    hasher.finish()
+}
