@@ -1,5 +1,11 @@
 //! The ledger as the extender meets it: fed with Kubernetes objects, read through snapshots.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking; the lint spares only the test functions themselves"
+)]
+
 mod bookings;
 mod build;
 mod damage;
