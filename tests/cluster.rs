@@ -11,6 +11,8 @@
 mod address;
 #[path = "cluster/audit.rs"]
 mod audit;
+#[path = "cluster/checker.rs"]
+mod checker;
 #[path = "cluster/http.rs"]
 mod http;
 #[path = "cluster/identity.rs"]
@@ -23,10 +25,26 @@ mod lab;
 mod manifests;
 #[path = "cluster/objects.rs"]
 mod objects;
+#[path = "cluster/pods.rs"]
+mod pods;
 #[path = "cluster/process.rs"]
 mod process;
 #[path = "cluster/wait.rs"]
 mod wait;
 
+#[path = "cluster/certificates.rs"]
+mod certificates;
+#[path = "cluster/conflicts.rs"]
+mod conflicts;
+#[path = "cluster/packing.rs"]
+mod packing;
+#[path = "cluster/restarts.rs"]
+mod restarts;
+#[path = "cluster/retry.rs"]
+mod retry;
+#[path = "cluster/sampling.rs"]
+mod sampling;
 #[path = "cluster/scheduling.rs"]
 mod scheduling;
+#[path = "cluster/trace.rs"]
+mod trace;

@@ -266,6 +266,25 @@ impl Lab {
             .sum()
     }
 
+    /// Waits until the ledger has this many nodes.
+    pub(crate) async fn wait_for_ledger(&self, nodes: usize) {
+        let state = "packhorse_ledger_nodes";
+        wait::until(&format!("{nodes} nodes in the ledger"), 60, async || {
+            (self.metric(state, &["state=\"usable\""]).await == nodes as f64).then_some(())
+        })
+        .await;
+    }
+
+    /// How often kube-scheduler has called one of the extender's verbs.
+    pub(crate) async fn extender_calls(&self, verb: &str) -> f64 {
+        self.metric(&format!("packhorse_extender_{verb}_seconds_count"), &[]).await
+    }
+
+    /// How many binds found their room taken.
+    pub(crate) async fn bind_conflicts(&self) -> f64 {
+        self.metric("packhorse_extender_bind_conflicts_total", &[]).await
+    }
+
     /// The server's process.
     pub(crate) fn server(&self) -> &Component {
         &self.server

@@ -14,6 +14,20 @@ pub(crate) async fn until<T>(what: &str, seconds: u64, mut ask: impl AsyncFnMut(
     }
 }
 
+/// Asks until it is so; whether it became so within `seconds`.
+pub(crate) async fn becomes(seconds: u64, mut holds: impl AsyncFnMut() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if holds().await {
+            return true;
+        }
+        if started.elapsed() >= Duration::from_secs(seconds) {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Holds for the whole time, else panics.
 pub(crate) async fn throughout(what: &str, seconds: u64, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
