@@ -1,0 +1,140 @@
+//! What a ranking sees beside the ledger: where other pods will probably go, whose room is promised, and whether the pod itself
+//! is already on its way somewhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::holds::Held;
+use super::promise::Promises;
+use super::records::PodRecord;
+use super::shape::{Judge, Shape, Verdict};
+use crate::gpu::allocation::Holding;
+use crate::gpu::fit::place;
+use crate::gpu::node::Node;
+use crate::gpu::reason::Reason;
+use crate::ledger::{Ledger, NodeEntry, NodeState};
+
+/// A node weighed for one pod.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Weighed {
+    pub(super) verdict: Verdict,
+    /// Fits, but not beside the pods that will probably go there before.
+    pub(super) crowded: bool,
+    /// The node would rather not be chosen, which kube-scheduler has to weigh.
+    pub(super) repels: bool,
+}
+
+/// The surroundings of one call.
+#[derive(Debug)]
+pub(super) struct Situation<'a> {
+    ledger: &'a Ledger,
+    pod: &'a PodRecord,
+    /// Holds of others, by slot of the ledger's nodes.
+    held: HashMap<usize, Vec<Arc<[Holding]>>>,
+    /// One bit a slot: most nodes are held by nobody, and 5,000 of them must be told apart quickly.
+    marks: Vec<u64>,
+    /// Where this pod is booked already, by a bind whose outcome kube-scheduler did not learn.
+    pub(super) booked: Option<Arc<str>>,
+}
+
+impl<'a> Situation<'a> {
+    pub(super) fn new(ledger: &'a Ledger, pod: &'a PodRecord, holds: Vec<Held>) -> Self {
+        let mut held: HashMap<usize, Vec<Arc<[Holding]>>> = HashMap::new();
+        let mut marks = Vec::new();
+        for hold in holds {
+            // A slot may have been given to another node meanwhile.
+            if ledger.node(&hold.node).is_none_or(|entry| entry.slot != hold.slot) {
+                continue;
+            }
+            if marks.len() <= hold.slot / 64 {
+                marks.resize(hold.slot / 64 + 1, 0);
+            }
+            marks[hold.slot / 64] |= 1 << (hold.slot % 64);
+            held.entry(hold.slot).or_default().push(hold.holdings);
+        }
+        let booked = ledger.pod(&pod.uid).and_then(|entry| entry.node.clone());
+        Self { ledger, pod, held, marks, booked }
+    }
+
+    /// Weighs one of the ledger's nodes.
+    pub(super) fn weigh(&self, judge: &mut Judge<'_>, entry: &NodeEntry) -> Weighed {
+        let snapshot = entry.current.load();
+        let verdict = judge.verdict(entry.slot, &snapshot);
+        let repels = snapshot.prefer_no_schedule;
+        if snapshot.nominated.is_empty() && !self.is_held(entry.slot) {
+            return Weighed { verdict, crowded: false, repels };
+        }
+        self.adjust(judge.shape, entry, &snapshot.state, verdict, repels)
+    }
+
+    /// Weighs a node that kube-scheduler sent, `entry` being what the ledger knows of the same name.
+    pub(super) fn weigh_given(
+        &self,
+        shape: &Shape,
+        state: &NodeState,
+        entry: Option<&NodeEntry>,
+        repels: bool,
+    ) -> Weighed {
+        let verdict = shape.verdict(state);
+        let Some(entry) = entry else { return Weighed { verdict, crowded: false, repels } };
+        self.adjust(shape, entry, state, verdict, repels)
+    }
+
+    /// What the pod would hold if it went to this node after those who will probably go there before it.
+    pub(super) fn expect(&self, shape: &Shape, entry: &NodeEntry) -> Option<Arc<[Holding]>> {
+        let snapshot = entry.snapshot();
+        let NodeState::Usable(node) = &snapshot.state else { return None };
+        let mut after = self.promised(shape, entry, node).unwrap_or_else(|| node.clone());
+        for holdings in self.held(entry.slot) {
+            after.book(holdings);
+        }
+        let placement = place(&after, &shape.request, shape.policies)
+            .or_else(|_| place(node, &shape.request, shape.policies));
+        placement.ok().map(|placement| placement.holdings.into())
+    }
+
+    fn adjust(
+        &self,
+        shape: &Shape,
+        entry: &NodeEntry,
+        state: &NodeState,
+        verdict: Verdict,
+        repels: bool,
+    ) -> Weighed {
+        let (Ok(score), NodeState::Usable(node)) = (verdict, state) else {
+            return Weighed { verdict, crowded: false, repels };
+        };
+        let mut score = score;
+        let mut after = self.promised(shape, entry, node);
+        if let Some(after) = &after {
+            match shape.rank(after) {
+                Ok(beside) => score = beside,
+                Err(_) => return Weighed { verdict: Err(Reason::RoomPromised), crowded: false, repels },
+            }
+        }
+        let held = self.held(entry.slot);
+        if held.is_empty() {
+            return Weighed { verdict: Ok(score), crowded: false, repels };
+        }
+        let after = after.get_or_insert_with(|| node.clone());
+        for holdings in held {
+            after.book(holdings);
+        }
+        match shape.rank(after) {
+            Ok(beside) => Weighed { verdict: Ok(beside), crowded: false, repels },
+            Err(_) => Weighed { verdict: Ok(score), crowded: true, repels },
+        }
+    }
+
+    fn promised(&self, shape: &Shape, entry: &NodeEntry, node: &Node) -> Option<Node> {
+        Promises::on(self.ledger, entry)?.applied(node, self.pod, shape.policies)
+    }
+
+    fn is_held(&self, slot: usize) -> bool {
+        self.marks.get(slot / 64).is_some_and(|bits| bits >> (slot % 64) & 1 == 1)
+    }
+
+    fn held(&self, slot: usize) -> &[Arc<[Holding]>] {
+        if self.is_held(slot) { self.held.get(&slot).map_or(&[], Vec::as_slice) } else { &[] }
+    }
+}
