@@ -129,7 +129,7 @@ impl Tally {
     }
 
     pub(super) fn publish(&self, metrics: &Metrics) {
-        let mut add = |verdict: &'static str, n: u64| {
+        let add = |verdict: &'static str, n: u64| {
             if n > 0 {
                 metrics.verdicts.get_or_create(&VerdictLabel { verdict }).inc_by(n);
             }

@@ -66,7 +66,7 @@ impl Shape {
         rank(node, &self.request, self.cpu, self.memory, self.policies)
     }
 
-    fn verdict(&self, state: &NodeState) -> Verdict {
+    pub(super) fn verdict(&self, state: &NodeState) -> Verdict {
         match state {
             NodeState::Usable(node) => self.rank(node),
             NodeState::NoInventory => Err(Reason::NoInventory),
