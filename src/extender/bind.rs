@@ -408,8 +408,7 @@ impl Extender {
             None => {}
         }
         let policies = self.settings.load().policies();
-        let query =
-            Query::read(&pod, &self.rules.load(), policies, &self.shapes).map_err(BindError::Request)?;
+        let query = Query::read(&pod, &self.rules.load(), policies, &self.shapes).map_err(BindError::Request)?;
         let Some(query) = query else { return Ok(LookedUp::NoGpu) };
         self.records.put(Arc::clone(&query.record));
         Ok(LookedUp::Asks(query.record))

@@ -207,9 +207,8 @@ fn choose<'a>(
     query: &Query,
     settings: &Settings,
 ) -> (usize, Vec<usize>) {
-    let compare = |a: &Candidate, b: &Candidate| {
-        better((a.crowded, a.score, name(a.index)), (b.crowded, b.score, name(b.index)))
-    };
+    let compare =
+        |a: &Candidate, b: &Candidate| better((a.crowded, a.score, name(a.index)), (b.crowded, b.score, name(b.index)));
     let fits = &mut outcome.fits;
     if query.prefers || outcome.repels {
         let best = fits.iter().min_by(|a, b| compare(a, b)).map_or(0, |c| c.index);

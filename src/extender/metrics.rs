@@ -71,20 +71,7 @@ impl Metrics {
         let help = "Binds of pods that no filter call had shown, so that one GET was needed";
         registry.register("packhorse_extender_bind_lookups", help, lookups.clone());
         let calls = CallMetrics::new(registry);
-        Self {
-            filter,
-            prioritize,
-            bind,
-            bind_own,
-            preempt,
-            verdicts,
-            binds,
-            holds,
-            best,
-            conflicts,
-            lookups,
-            calls,
-        }
+        Self { filter, prioritize, bind, bind_own, preempt, verdicts, binds, holds, best, conflicts, lookups, calls }
     }
 
     /// How often a bind found that the chosen node no longer had room.

@@ -6,9 +6,8 @@ use super::records::PodRecord;
 use super::shape::{Shape, Shapes};
 use crate::gpu::fit::Policies;
 use crate::gpu::parse::Rules;
-use crate::kube_api::host::host_request;
 use crate::kube_api::pod::{PodView, PreferenceView};
-use crate::kube_api::request::read_pod;
+use crate::kube_api::request::{host_requests, read_pod};
 
 /// What is asked.
 #[derive(Debug)]
@@ -39,8 +38,8 @@ impl Query {
         if parsed.request.is_empty() {
             return Ok(None);
         }
-        let host = host_request(pod);
-        let shape = shapes.of(parsed.request, host.cpu, host.memory, policies);
+        let (cpu, memory) = host_requests(pod);
+        let shape = shapes.of(parsed.request, cpu, memory, policies);
         let text = |text: &Option<crate::kube_api::pod::Text<'_>>| Arc::from(text.as_deref().unwrap_or_default());
         let record = PodRecord {
             uid: text(&pod.metadata.uid),
@@ -48,8 +47,8 @@ impl Query {
             name: text(&pod.metadata.name),
             priority: pod.spec.priority.unwrap_or(0),
             request: Arc::clone(&shape.request),
-            cpu: host.cpu,
-            memory: host.memory,
+            cpu,
+            memory,
         };
         Ok(Some(Self {
             record: Arc::new(record),
@@ -71,7 +70,11 @@ fn states_preference(pod: &PodView<'_>) -> bool {
     };
     let affinity = pod.spec.affinity.as_ref();
     affinity.is_some_and(|a| prefers(&a.node_affinity) || prefers(&a.pod_affinity) || prefers(&a.pod_anti_affinity))
-        || pod.spec.topology_spread_constraints.iter().any(|s| s.when_unsatisfiable.as_deref() == Some("ScheduleAnyway"))
+        || pod
+            .spec
+            .topology_spread_constraints
+            .iter()
+            .any(|s| s.when_unsatisfiable.as_deref() == Some("ScheduleAnyway"))
 }
 
 #[cfg(test)]

@@ -48,11 +48,7 @@ async fn bind(State(extender): State<Arc<Extender>>, body: Body) -> Response {
     answer(extender.bind(&body).await)
 }
 
-async fn call(
-    extender: Arc<Extender>,
-    body: Body,
-    verb: fn(&Extender, &[u8]) -> Result<Vec<u8>, Refusal>,
-) -> Response {
+async fn call(extender: Arc<Extender>, body: Body, verb: fn(&Extender, &[u8]) -> Result<Vec<u8>, Refusal>) -> Response {
     let body = match read(&extender, body).await {
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),

@@ -75,7 +75,8 @@ impl Settings {
 
     /// How long a hold lasts.
     pub(super) fn hold(&self, waits_for_volume: bool) -> Duration {
-        let seconds = if waits_for_volume { self.volume_hold_seconds.max(self.hold_seconds) } else { self.hold_seconds };
+        let seconds =
+            if waits_for_volume { self.volume_hold_seconds.max(self.hold_seconds) } else { self.hold_seconds };
         Duration::from_secs(seconds.into())
     }
 }
@@ -162,7 +163,8 @@ mod tests {
 
     #[test]
     fn reads_versions_as_kubernetes_writes_them() {
-        for (text, minor) in [("1.36", 36), ("v1.36.3", 36), ("1.33+", 33), ("v1.38.0-alpha.1", 38), (" v1.9-gke.1", 9)] {
+        for (text, minor) in [("1.36", 36), ("v1.36.3", 36), ("1.33+", 33), ("v1.38.0-alpha.1", 38), (" v1.9-gke.1", 9)]
+        {
             assert_eq!(text.parse(), Ok(Version { major: 1, minor }), "{text}");
         }
         for text in ["", "1", "latest", "1.x", "v.36"] {

@@ -88,19 +88,12 @@ impl<'a> Situation<'a> {
         for holdings in self.held(entry.slot) {
             after.book(holdings);
         }
-        let placement = place(&after, &shape.request, shape.policies)
-            .or_else(|_| place(node, &shape.request, shape.policies));
+        let placement =
+            place(&after, &shape.request, shape.policies).or_else(|_| place(node, &shape.request, shape.policies));
         placement.ok().map(|placement| placement.holdings.into())
     }
 
-    fn adjust(
-        &self,
-        shape: &Shape,
-        entry: &NodeEntry,
-        state: &NodeState,
-        verdict: Verdict,
-        repels: bool,
-    ) -> Weighed {
+    fn adjust(&self, shape: &Shape, entry: &NodeEntry, state: &NodeState, verdict: Verdict, repels: bool) -> Weighed {
         let (Ok(score), NodeState::Usable(node)) = (verdict, state) else {
             return Weighed { verdict, crowded: false, repels };
         };

@@ -324,7 +324,8 @@ fn pod_path(namespace: &str, name: &str, subresource: &str) -> String {
 fn segment(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && !matches!(name, "." | "..")) {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && !matches!(name, "." | ".."))
+        {
             out.push(byte as char);
         } else {
             out.push_str(&format!("%{byte:02X}"));

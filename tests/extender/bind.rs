@@ -253,7 +253,8 @@ async fn simultaneous_binds_never_oversubscribe() {
         if let Some(text) = pod["metadata"]["annotations"]["packhorse.dev/allocation"].as_str() {
             let allocation: Value = serde_json::from_str(text).unwrap();
             for share in allocation["containers"]["main"].as_array().unwrap() {
-                *held.entry(share["device"].as_str().unwrap().to_owned()).or_default() += share["memory"].as_u64().unwrap();
+                *held.entry(share["device"].as_str().unwrap().to_owned()).or_default() +=
+                    share["memory"].as_u64().unwrap();
             }
         }
     }

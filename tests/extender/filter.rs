@@ -38,7 +38,9 @@ async fn each_node_gets_its_fixed_reason_where_none_fits() {
         ("unknown", "node not known to Packhorse"),
     ];
     let shortage = ("full", "GPU memory exhausted");
-    for (version, in_failed) in [(None, false), (Some("v1.36.3"), false), (Some("1.37"), false), (Some("v1.38.0"), true)] {
+    for (version, in_failed) in
+        [(None, false), (Some("v1.36.3"), false), (Some("1.37"), false), (Some("v1.38.0"), true)]
+    {
         let world = World::with(&nodes, None, version, None);
         world.apply_pod(&bound("other", 0, "full", 0, 70 * GIB));
         let answer = world.filter(&share("p", 20 * GIB), &all).await;

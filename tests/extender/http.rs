@@ -64,7 +64,8 @@ async fn a_pod_without_gpus_is_echoed_unchanged() {
     );
     let scores = world.prioritize(&plain, &["x", "n1"]).await;
     assert_eq!(scores, json!([{"Host": "x", "Score": 0}, {"Host": "n1", "Score": 0}]));
-    let given = json!({"Pod": plain, "Nodes": {"items": [{"metadata": {"name": "x"}, "strange": [1]}]}, "NodeNames": null});
+    let given =
+        json!({"Pod": plain, "Nodes": {"items": [{"metadata": {"name": "x"}, "strange": [1]}]}, "NodeNames": null});
     let answer = world.post("/filter", &given).await;
     assert_eq!(answer["Nodes"]["items"], given["Nodes"]["items"]);
     assert_eq!(names(&answer), ["x"]);

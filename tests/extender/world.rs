@@ -55,7 +55,7 @@ pub(crate) fn device(node: &str, index: usize) -> String {
 pub(crate) fn pod(uid: &str, limits: Value) -> Value {
     json!({
         "metadata": {"name": uid, "namespace": "ns", "uid": uid},
-        "spec": {"priority": 0, "containers": [{"name": "main", "resources": {"limits": limits}}]},
+        "spec": {"priority": 0, "containers": [{"name": "main", "image": "cuda", "resources": {"limits": limits}}]},
         "status": {"phase": "Pending"},
     })
 }
@@ -216,11 +216,6 @@ impl World {
 
     pub(crate) async fn prioritize(&self, pod: &Value, names: &[&str]) -> Value {
         self.post("/prioritize", &args(pod, names)).await
-    }
-
-    /// Binds, and tells the error text, empty for success.
-    pub(crate) async fn bind(&self, uid: &str, node: &str) -> String {
-        self.post("/bind", &binding(uid, node)).await["Error"].as_str().unwrap().to_owned()
     }
 
     /// Memory booked on each card of a node.
