@@ -84,7 +84,7 @@ async fn one_call_binds_and_annotates() {
 
 #[tokio::test]
 async fn a_pod_never_filtered_here_costs_one_get() {
-    let bench = Bench::new(&[node("n1", 1)], &[share("p", GIB), pod("plain", json!({"cpu": "1"}))]).await;
+    let bench = Bench::new(&[node("n1", 1)], &[share("p", GIB), pod("plain", &json!({"cpu": "1"}))]).await;
     assert_eq!(bench.bind("p", "n1").await, "");
     assert_eq!(bench.calls("get", "pods"), 1);
     assert_eq!(bench.world.extender.metrics().lookups(), 1);

@@ -178,7 +178,7 @@ async fn five_thousand_names_are_answered() {
 #[tokio::test]
 async fn a_request_that_cannot_be_read_is_an_error_that_names_it() {
     let world = World::new(&[node("n1", 1)]);
-    let pod = pod("p", json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": "-5"}));
+    let pod = pod("p", &json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": "-5"}));
     let answer = world.post("/filter", &super::world::args(&pod, &["n1"])).await;
     let error = answer["Error"].as_str().unwrap();
     for part in ["main", "nvidia.com/gpumem", "-5"] {

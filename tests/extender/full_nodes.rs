@@ -40,7 +40,7 @@ async fn what_is_booked_comes_from_the_ledger() {
     let newer = node("n1", 2);
     let one = given(&share("p", 20 * GIB), &[node("n1", 1)]);
     assert_eq!(names(&world.post("/filter", &one).await), [""; 0]);
-    let two = given(&share("p", 20 * GIB), &[newer.clone()]);
+    let two = given(&share("p", 20 * GIB), std::slice::from_ref(&newer));
     assert_eq!(names(&world.post("/filter", &two).await), ["n1"]);
     // A pod that holds a card which only the given object lists holds it here too.
     world.apply_pod(&bound("early", 0, "n1", 1, 70 * GIB));

@@ -56,7 +56,7 @@ async fn a_missing_pod_is_an_error() {
 #[tokio::test]
 async fn a_pod_without_gpus_is_echoed_unchanged() {
     let world = World::new(&[node("n1", 1)]);
-    let plain = pod("p", json!({"cpu": "1"}));
+    let plain = pod("p", &json!({"cpu": "1"}));
     let answer = world.filter(&plain, &["x", "n1", "y"]).await;
     assert_eq!(
         answer,

@@ -53,7 +53,7 @@ async fn empty_lists_are_filled_with_the_lowest_priorities() {
     assert_eq!(uids(&preempt(&world, &pod, json!({"n1": meta(&[])})).await, "n1"), ["a0"]);
     let pod = with_priority(share("p", 75 * GIB), 10);
     assert_eq!(uids(&preempt(&world, &pod, json!({"n1": meta(&[])})).await, "n1"), ["a0", "b0"]);
-    let both = super::world::pod("p", json!({"nvidia.com/gpu": "2", "nvidia.com/gpumem": "30720"}));
+    let both = super::world::pod("p", &json!({"nvidia.com/gpu": "2", "nvidia.com/gpumem": "30720"}));
     let answer = preempt(&world, &with_priority(both, 10), json!({"n1": meta(&[])})).await;
     assert_eq!(uids(&answer, "n1"), ["a0", "a1"], "one on each card");
 }
@@ -98,6 +98,6 @@ async fn victims_of_other_resources_stay_and_pods_of_other_nodes_do_not() {
     let answer = preempt(&world, &pod, json!({"n1": meta(&["a0", "cpu-only", "far"])})).await;
     assert_eq!(uids(&answer, "n1"), ["a0", "cpu-only"]);
     // A pod without GPUs preempts without us.
-    let plain = with_priority(super::world::pod("p", json!({"cpu": "1"})), 10);
+    let plain = with_priority(super::world::pod("p", &json!({"cpu": "1"})), 10);
     assert_eq!(uids(&preempt(&world, &plain, json!({"n1": meta(&["x"])})).await, "n1"), ["x"]);
 }

@@ -52,7 +52,7 @@ pub(crate) fn device(node: &str, index: usize) -> String {
 }
 
 /// A pod with one container `main` that has these limits.
-pub(crate) fn pod(uid: &str, limits: Value) -> Value {
+pub(crate) fn pod(uid: &str, limits: &Value) -> Value {
     json!({
         "metadata": {"name": uid, "namespace": "ns", "uid": uid},
         "spec": {"priority": 0, "containers": [{"name": "main", "image": "cuda", "resources": {"limits": limits}}]},
@@ -62,7 +62,7 @@ pub(crate) fn pod(uid: &str, limits: Value) -> Value {
 
 /// A pod that asks for one GPU's share of memory, in MiB.
 pub(crate) fn share(uid: &str, memory: u32) -> Value {
-    pod(uid, json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": memory.to_string(), "packhorse.dev/gpu-cores": "0"}))
+    pod(uid, &json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": memory.to_string(), "packhorse.dev/gpu-cores": "0"}))
 }
 
 /// The same with a priority.
