@@ -5,7 +5,7 @@
 
 use super::device::Enforcement;
 use super::parse::visible::is_uuid;
-use super::parse::{Denial, Findings, RawPod, hami};
+use super::parse::{Denial, Findings, RawPod, hami, shown};
 use super::request::{Constraints, ContainerRequest, GpuPolicy, NodePolicy};
 
 /// One demand as written: by our name, by HAMi's.
@@ -38,7 +38,7 @@ pub(super) fn read(pod: &RawPod<'_>, containers: &[ContainerRequest], found: &mu
         Written::new("packhorse.dev/numa-bind", "nvidia.com/numa-bind"),
         Written::new("packhorse.dev/require-enforcement", "nvidia.com/vgpu-mode"),
     ];
-    let idle = containers.is_empty() && found.denials.is_empty();
+    let idle = containers.is_empty() && found.denied() == 0;
     for (key, value) in &pod.annotations {
         let ours = key.starts_with(OURS);
         if !ours && !key.starts_with("nvidia.com/") && !key.starts_with("hami.io/") {
@@ -54,14 +54,14 @@ pub(super) fn read(pod: &RawPod<'_>, containers: &[ContainerRequest], found: &mu
             }
         } else if ours {
             if !OTHER_KEYS.contains(key) {
-                found.warn(None, format_args!("annotation {key} is not one of Packhorse's and has no effect"));
+                found.warn(None, format_args!("annotation {} is not one of Packhorse's and has no effect", shown(key)));
             }
         } else if idle {
             // Somebody else's pod, as far as we are concerned.
         } else if let Some(row) = hami::find(hami::Place::Annotation, key) {
             found.answer(None, row, key, value);
         } else if key.starts_with("hami.io/") {
-            found.warn(None, format_args!("annotation {key} is HAMi's and has no meaning here"));
+            found.warn(None, format_args!("annotation {} is HAMi's and has no meaning here", shown(key)));
         }
     }
     if idle {
@@ -99,7 +99,7 @@ fn both<T: PartialEq>(
         match read(value.trim()) {
             Ok((meaning, warning)) => {
                 if let Some(warning) = warning {
-                    found.warn(None, format_args!("annotation {key}: {value:?}: {warning}"));
+                    found.warn(None, format_args!("annotation {key}: {:?}: {warning}", shown(value)));
                 }
                 Some(meaning)
             }
@@ -132,43 +132,41 @@ fn possible(constraints: &Constraints, uuid: Written<'_>, containers: &[Containe
             None,
             key,
             value.unwrap_or_default(),
-            format!("accepts {left} devices, but container {:?} asks for {}", container.name, container.count),
+            format!("accepts {left} devices, but container {:?} asks for {}", shown(&container.name), container.count),
             "accept at least as many devices as the container asks for",
         ));
     }
 }
 
-fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+/// A list without doubles and empty items. Its length is bounded because it is searched for every device.
+fn list(text: &str, problem: fn(&str) -> Option<String>, remedy: &'static str) -> Meaning<Vec<String>> {
+    const MOST: usize = 256;
+    let mut list: Vec<String> = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        if let Some(problem) = problem(item) {
+            return Err((problem, remedy));
+        }
+        if list.len() == MOST {
+            return Err((format!("more than {MOST} items"), remedy));
+        }
+        if !list.iter().any(|other| other == item) {
+            list.push(item.to_owned());
+        }
+    }
+    Ok((list, None))
 }
 
 fn models(text: &str) -> Meaning<Vec<String>> {
-    let mut models = Vec::new();
-    for item in items(text) {
-        if !item.bytes().any(|b| b.is_ascii_alphanumeric()) {
-            return Err((format!("{item:?} is no model"), "write models such as A100 or H100, separated by commas"));
-        }
-        let model = item.to_owned();
-        if !models.contains(&model) {
-            models.push(model);
-        }
-    }
-    Ok((models, None))
+    let problem = |item: &str| {
+        (!item.bytes().any(|b| b.is_ascii_alphanumeric())).then(|| format!("{:?} is no model", shown(item)))
+    };
+    list(text, problem, "write models such as A100 or H100, separated by commas")
 }
 
 fn uuids(text: &str) -> Meaning<Vec<String>> {
-    let mut uuids = Vec::new();
-    for item in items(text) {
-        if !is_uuid(item) {
-            let remedy = "write UUIDs such as GPU-… or MIG-…, separated by commas";
-            return Err((format!("{item:?} is not the UUID of a GPU or MIG instance"), remedy));
-        }
-        let uuid = item.to_owned();
-        if !uuids.contains(&uuid) {
-            uuids.push(uuid);
-        }
-    }
-    Ok((uuids, None))
+    let problem =
+        |item: &str| (!is_uuid(item)).then(|| format!("{:?} is not the UUID of a GPU or MIG instance", shown(item)));
+    list(text, problem, "write UUIDs such as GPU-… or MIG-…, separated by commas")
 }
 
 fn node_order(text: &str) -> Meaning<NodePolicy> {
@@ -209,7 +207,7 @@ fn hami_gpu_order(text: &str) -> Meaning<GpuPolicy> {
             _ => {
                 let remedy =
                     "write binpack, spread, topology-aware, numa, mutex or a chain of them such as binpack,numa";
-                return Err((format!("{link:?} is not an order of GPUs"), remedy));
+                return Err((format!("{:?} is not an order of GPUs", shown(link)), remedy));
             }
         };
         order = order.or(Some(this));

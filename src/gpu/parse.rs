@@ -10,7 +10,7 @@ pub mod hami;
 mod resources;
 pub(super) mod visible;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -208,7 +208,7 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// A denial; `value` is cut to what fits a message.
+    /// A denial. What a user wrote is cut to what fits a message; `problem` quotes it by [`shown`] alone.
     pub fn new(
         container: Option<&str>,
         field: impl Into<String>,
@@ -217,8 +217,8 @@ impl Denial {
         remedy: impl Into<String>,
     ) -> Self {
         Self {
-            container: container.map(str::to_owned),
-            field: field.into(),
+            container: container.map(shown),
+            field: shown(&field.into()),
             value: shown(value.as_ref()),
             problem: problem.into(),
             remedy: remedy.into(),
@@ -249,30 +249,53 @@ pub struct Parsed {
     pub visible_indirect: Vec<Arc<str>>,
 }
 
-/// What was found wrong or noteworthy so far.
+/// What was found wrong or noteworthy so far. Of each kind the first [`Findings::MOST`] are told: an answer to an admission
+/// request must stay small whatever the pod.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) denials: Vec<Denial>,
-    pub(super) warnings: Vec<String>,
+    denials: Vec<Denial>,
+    denied: usize,
+    warnings: Vec<String>,
+    warned: usize,
 }
 
 impl Findings {
+    const MOST: usize = 50;
+
     pub(super) fn deny(&mut self, denial: Denial) {
-        self.denials.push(denial);
+        self.denied += 1;
+        if self.denied <= Self::MOST {
+            self.denials.push(denial);
+        }
+    }
+
+    /// How many denials so far, told or not.
+    pub(super) fn denied(&self) -> usize {
+        self.denied
     }
 
     pub(super) fn warn(&mut self, container: Option<&str>, text: impl fmt::Display) {
-        self.warnings.push(match container {
-            Some(container) => format!("container {container:?}: {text}"),
-            None => text.to_string(),
-        });
+        self.warned += 1;
+        if self.warned <= Self::MOST {
+            self.warnings.push(match container {
+                Some(container) => format!("container {:?}: {text}", shown(container)),
+                None => text.to_string(),
+            });
+        }
+    }
+
+    fn into_warnings(mut self) -> Vec<String> {
+        if self.warned > self.warnings.len() {
+            self.warnings.push(format!("{} more warnings are left out", self.warned - self.warnings.len()));
+        }
+        self.warnings
     }
 
     /// Answers a name of HAMi's that nothing else reads.
     pub(super) fn answer(&mut self, container: Option<&str>, row: &hami::Row, name: &str, value: &str) {
         match row.answer {
             hami::Answer::Honoured => {}
-            hami::Answer::Warned => self.warn(container, format_args!("{name}: {}", row.note)),
+            hami::Answer::Warned => self.warn(container, format_args!("{}: {}", shown(name), row.note)),
             hami::Answer::Refused => {
                 self.deny(Denial::new(container, name, value, "not accepted on a pod that asks for GPUs", row.note));
             }
@@ -287,7 +310,12 @@ impl Findings {
 pub fn parse(rules: &Rules, pod: &RawPod<'_>, given: &Given) -> Result<Parsed, Vec<Denial>> {
     let mut found = Findings::default();
     let mut parsed = Parsed::default();
-    for name in given.containers.keys().filter(|name| !pod.containers.iter().any(|c| c.name == name.as_str())) {
+    // A set, because neither list has a bound that could be relied on.
+    let names: BTreeSet<&str> = match given.containers.len() {
+        0 => BTreeSet::new(),
+        _ => pod.containers.iter().map(|container| container.name).collect(),
+    };
+    for name in given.containers.keys().filter(|name| !names.contains(name.as_str())) {
         found.deny(Denial::new(
             None,
             given::FIELD,
@@ -297,7 +325,7 @@ pub fn parse(rules: &Rules, pod: &RawPod<'_>, given: &Given) -> Result<Parsed, V
         ));
     }
     for field in &given.unknown {
-        found.warn(None, format_args!("{}: unknown field {field} has no effect", given::FIELD));
+        found.warn(None, format_args!("{}: unknown field {} has no effect", given::FIELD, shown(field)));
     }
     for raw in &pod.containers {
         let entry = given.containers.get(raw.name);
@@ -306,7 +334,7 @@ pub fn parse(rules: &Rules, pod: &RawPod<'_>, given: &Given) -> Result<Parsed, V
         }
     }
     let constraints = constraint::read(pod, &parsed.request.containers, &mut found);
-    if !parsed.request.is_empty() || !found.denials.is_empty() {
+    if !parsed.request.is_empty() || found.denied() > 0 {
         parsed.request.constraints = constraints;
         for (key, value) in &pod.labels {
             if let Some(row) = hami::find(hami::Place::Label, key) {
@@ -314,29 +342,32 @@ pub fn parse(rules: &Rules, pod: &RawPod<'_>, given: &Given) -> Result<Parsed, V
                     found.answer(None, row, key, value);
                 }
             } else if key.starts_with("hami.io/") {
-                found.warn(None, format_args!("label {key} is HAMi's and has no meaning here"));
+                found.warn(None, format_args!("label {} is HAMi's and has no meaning here", shown(key)));
             }
         }
     }
-    if found.denials.is_empty() {
-        parsed.warnings = found.warnings;
-        Ok(parsed)
-    } else {
-        Err(found.denials)
+    if found.denied() > 0 {
+        return Err(found.denials);
     }
+    parsed.warnings = found.into_warnings();
+    Ok(parsed)
 }
 
-/// A value as a message shows it.
+/// What a user wrote, as a message shows it.
 pub(crate) fn shown(value: &str) -> String {
-    const LONGEST: usize = 120;
-    if value.len() <= LONGEST {
-        return value.to_owned();
+    cut(value, 120)
+}
+
+/// The first `longest` bytes or a little less, between characters.
+pub(crate) fn cut(text: &str, longest: usize) -> String {
+    if text.len() <= longest {
+        return text.to_owned();
     }
-    let mut end = LONGEST;
-    while !value.is_char_boundary(end) {
+    let mut end = longest;
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}…", &value[..end])
+    format!("{}…", &text[..end])
 }
 
 #[cfg(test)]

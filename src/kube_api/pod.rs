@@ -118,6 +118,32 @@ where
 }
 
 /// What we read of a Pod. Deserialised from a byte slice it borrows from it.
+///
+/// A watch needs types that own what they keep. Such a type reads a view, takes what it wants, and lets the rest go; because it can
+/// do so for every lifetime of the input, it is `DeserializeOwned`:
+///
+/// ```
+/// use packhorse::kube_api::pod::PodView;
+/// use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+///
+/// struct Seen {
+///     uid: Option<String>,
+/// }
+///
+/// impl<'de> Deserialize<'de> for Seen {
+///     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+///         let pod = PodView::deserialize(deserializer)?;
+///         Ok(Self { uid: pod.metadata.uid.map(|uid| uid.0.into_owned()) })
+///     }
+/// }
+///
+/// fn watched<T: DeserializeOwned>(event: &str) -> Result<T, serde_json::Error> {
+///     serde_json::from_str(event)
+/// }
+/// let seen: Seen = watched(r#"{"metadata":{"uid":"0b5a"}}"#)?;
+/// assert_eq!(seen.uid.as_deref(), Some("0b5a"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(default)]
 pub struct PodView<'a> {
@@ -357,4 +383,66 @@ pub struct PodStatusView<'a> {
     pub phase: Option<Text<'a>>,
     #[serde(borrow)]
     pub nominated_node_name: Option<Text<'a>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = r#"{"apiVersion":"v1","unknown":{"a":[1]},
+        "metadata":{"name":"a\u0062c","annotations":null,"labels":{"k":"v\n"},"newField":1},
+        "spec":{"containers":[{"name":"main","resources":{"limits":{"cpu":2,"memory":"1Gi","x/y":1e3},"requests":null},
+            "env":[{"name":"A","value":"b"},{"name":"C","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}]}],
+            "initContainers":null,"affinity":{"nodeAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{},{}]}}},
+        "status":null}"#;
+
+    fn check(pod: &PodView<'_>) {
+        assert_eq!(pod.metadata.name.as_deref(), Some("abc"));
+        assert!(pod.metadata.annotations.is_empty() && pod.spec.init_containers.is_empty());
+        assert_eq!(pod.metadata.labels.get("k").map(AsRef::as_ref), Some("v\n"));
+        let container = &pod.spec.containers[0];
+        let limits = container.resources.limits.as_ref().unwrap();
+        assert_eq!(["cpu", "memory", "x/y"].map(|name| limits[name].as_ref()), ["2", "1Gi", "1000"]);
+        assert!(container.resources.requests.is_none());
+        let env = container.env.as_ref().unwrap();
+        assert_eq!(env[0].value.as_deref(), Some("b"));
+        let field = env[1].value_from.as_ref().unwrap().field_ref.as_ref().unwrap();
+        assert_eq!(&*field.field_path, "metadata.name");
+        let preferred = pod.spec.affinity.as_ref().unwrap().node_affinity.as_ref().unwrap();
+        assert_eq!(preferred.preferred_during_scheduling_ignored_during_execution.len(), 2);
+    }
+
+    #[test]
+    fn reads_a_pod_from_bytes_a_reader_and_a_value() {
+        struct Checked;
+        impl<'de> Deserialize<'de> for Checked {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                PodView::deserialize(deserializer).map(|pod| check(&pod)).map(|()| Self)
+            }
+        }
+        let Checked = serde_json::from_slice(POD.as_bytes()).unwrap();
+        let Checked = serde_json::from_reader(POD.as_bytes()).unwrap();
+        let Checked = serde_json::from_value(serde_json::from_str(POD).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn reads_a_pod_that_a_watch_event_buffers() {
+        // The object before its type: serde has to keep it until it knows what it is.
+        #[derive(serde::Deserialize)]
+        #[serde(tag = "type", content = "object")]
+        enum Event<'a> {
+            #[serde(borrow)]
+            Added(PodView<'a>),
+        }
+        let text = format!(r#"{{"object":{POD},"type":"Added"}}"#);
+        let Event::Added(pod) = serde_json::from_str(&text).unwrap();
+        check(&pod);
+    }
+
+    #[test]
+    fn borrows_what_has_no_escapes() {
+        let pod: PodView<'_> = serde_json::from_slice(POD.as_bytes()).unwrap();
+        assert!(matches!(pod.spec.containers[0].name.0, Cow::Borrowed("main")));
+        assert!(matches!(pod.metadata.name, Some(Text(Cow::Owned(_)))));
+    }
 }

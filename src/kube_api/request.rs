@@ -39,7 +39,7 @@ pub fn read_pod(rules: &Rules, pod: &PodView<'_>) -> Result<Parsed, Vec<Denial>>
         Some(text) => decode(text).map_err(|error| {
             let remedy =
                 r#"write {"v":1,"containers":{"<container>":{"count":1,"memory":4096}}}, or remove the annotation"#;
-            vec![Denial::new(None, names::REQUEST, text.as_ref(), error.to_string(), remedy)]
+            vec![Denial::new(None, names::REQUEST, text.as_ref(), parse::cut(&error.to_string(), 300), remedy)]
         })?,
     };
     parse::parse(rules, &raw_pod(pod, &rules.prefix), &given)

@@ -1,9 +1,11 @@
 //! One container: its resources, its entry in the request annotation and its environment combined into what it asks for.
 
 use super::super::request::{Ask, ContainerRequest, Memory};
-use super::resources::Wanted;
+use super::resources::{MOST_DEVICES, Wanted};
 use super::visible::{Pins, Visible};
-use super::{CountAlone, Denial, Findings, GivenRequest, Parsed, RawContainer, Rules, given, hami, resources, visible};
+use super::{
+    CountAlone, Denial, Findings, GivenRequest, Parsed, RawContainer, Rules, given, hami, resources, shown, visible,
+};
 
 /// The totals, which only the webhook writes.
 const TOTALS: [&str; 2] = ["packhorse.dev/gpu-memory", "packhorse.dev/gpu-cores"];
@@ -16,7 +18,7 @@ pub(super) fn read(
     parsed: &mut Parsed,
     found: &mut Findings,
 ) -> Option<ContainerRequest> {
-    let before = found.denials.len();
+    let before = found.denied();
     let resources = resources::read(rules, raw, found);
     let visible = visible::read(raw, found);
     let mut given_pins = Pins::default();
@@ -35,7 +37,7 @@ pub(super) fn read(
         }
     };
     let (Some(wanted), Some(visible)) = (wanted, visible) else { return None };
-    if found.denials.len() > before {
+    if found.denied() > before {
         return None;
     }
     let pins = pins(raw, given_pins, &visible, found)?;
@@ -69,7 +71,7 @@ pub(super) fn read(
             "name the UUIDs of MIG instances, or ask for nvidia.com/gpu",
         ));
     }
-    (found.denials.len() == before).then(|| ContainerRequest {
+    (found.denied() == before).then(|| ContainerRequest {
         name: raw.name.into(),
         phase: raw.phase,
         count,
@@ -151,7 +153,7 @@ fn decide(
                 return None;
             }
             if pinned > 0 {
-                let problem = format!("no GPU, but the container names devices: {}", pins_text(pins));
+                let problem = format!("no GPU, but the container names devices: {}", shown(&pins_text(pins)));
                 found.deny(Denial::new(Some(container), field, "0", problem, remedy));
                 return None;
             }
@@ -205,6 +207,10 @@ fn entry_pins(container: &str, entry: &GivenRequest, found: &mut Findings) -> Pi
         let field = format!("{} field {field}", given::FIELD);
         found.deny(Denial::new(Some(container), field, pins_text(&pins), problem, remedy));
     };
+    if pins.len() > MOST_DEVICES as usize {
+        deny("index", "more devices than any node has", "name as many devices as the container asks for");
+        return Pins::default();
+    }
     let double = |i: usize| pins.index[i + 1..].contains(&pins.index[i]);
     if (0..pins.index.len()).any(double) {
         deny("index", "a device is named twice", "name each device once");
@@ -232,7 +238,7 @@ fn pins(raw: &RawContainer<'_>, given: Pins, visible: &Visible, found: &mut Find
         Some(raw.name),
         visible::FIELD,
         pins_text(env),
-        format!("the annotation {} names {} for this container", given::FIELD, pins_text(&given)),
+        format!("the annotation {} names {} for this container", given::FIELD, shown(&pins_text(&given))),
         "make both name the same devices, or remove the variable",
     ));
     None
@@ -250,7 +256,10 @@ fn totals(raw: &RawContainer<'_>, gpu: bool, found: &mut Findings) {
             continue;
         }
         if !TOTALS.contains(name) {
-            found.warn(Some(raw.name), format_args!("{name} is not a resource of Packhorse; no node offers it"));
+            found.warn(
+                Some(raw.name),
+                format_args!("{} is not a resource of Packhorse; no node offers it", shown(name)),
+            );
         } else if !gpu {
             let problem = "a total without a GPU; only Packhorse writes totals";
             let remedy = "remove it; ask for GPU memory by nvidia.com/gpumem, for cores by nvidia.com/gpucores";
@@ -281,7 +290,10 @@ fn environment(raw: &RawContainer<'_>, visible: &Visible, found: &mut Findings) 
         } else if name.starts_with("NVIDIA_GPU_MEMORY_") || name.starts_with("CUDA_MPS_") {
             found.warn(
                 Some(raw.name),
-                format_args!("{name} changes no limit: limits come from the resources, not from the environment"),
+                format_args!(
+                    "{} changes no limit: limits come from the resources, not from the environment",
+                    shown(name)
+                ),
             );
         }
     }

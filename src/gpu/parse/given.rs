@@ -9,7 +9,7 @@ pub(super) const FIELD: &str = "packhorse.dev/request";
 
 /// Reads one entry. `None` where anything in it was denied.
 pub(super) fn read(container: &str, entry: &GivenRequest, found: &mut Findings) -> Option<Wanted> {
-    let before = found.denials.len();
+    let before = found.denied();
     let mut number = |field: &str, value: Option<i64>, most: u32, remedy: &str| -> Option<u32> {
         let value = value?;
         match u32::try_from(value) {
@@ -62,7 +62,7 @@ pub(super) fn read(container: &str, entry: &GivenRequest, found: &mut Findings) 
             ));
         }
     }
-    (found.denials.len() == before).then_some(wanted)
+    (found.denied() == before).then_some(wanted)
 }
 
 const TOO_LARGE_MIB_REMEDY: &str = "write MiB per GPU, for example 16384 for `16Gi`";

@@ -2,10 +2,12 @@
 
 use super::super::quantity::{Quantity, QuantityError};
 use super::super::request::MigProfile;
-use super::{Denial, Field, Findings, RawContainer, Rules, hami};
+use super::{Denial, Field, Findings, RawContainer, Rules, hami, shown};
 
 /// No node has as many devices; keeps sums far from overflow.
 pub(super) const MOST_DEVICES: u32 = 1_024;
+/// Far more than there are names; keeps what follows from growing with the square of them.
+const MOST_NAMES: usize = 64;
 /// From here on a decimal was meant as bytes.
 pub(super) const TOO_MANY_MIB: u64 = 1_000_000;
 
@@ -35,8 +37,15 @@ impl Wanted {
 
 /// Reads the resources of one container. `None` where anything in them was denied.
 pub(super) fn read(rules: &Rules, raw: &RawContainer<'_>, found: &mut Findings) -> Option<Wanted> {
-    let before = found.denials.len();
+    let before = found.denied();
     let mut wanted = Wanted::default();
+    let names = raw.limits.len() + raw.requests.len();
+    if names > MOST_NAMES {
+        let problem = format!("more than {MOST_NAMES} GPU resources in one container");
+        let field = format!("{}/*", rules.prefix);
+        found.deny(Denial::new(Some(raw.name), field, names.to_string(), problem, meant(rules)));
+        return None;
+    }
     for (name, text) in &raw.limits {
         let Some(field) = rules.field(name) else { continue };
         if let Some(value) = checked(raw.name, field, name, text, found) {
@@ -60,7 +69,7 @@ pub(super) fn read(rules: &Rules, raw: &RawContainer<'_>, found: &mut Findings) 
                         Some(raw.name),
                         *name,
                         text,
-                        format!("requests differ from limits, which say {limit:?}"),
+                        format!("requests differ from limits, which say {:?}", shown(limit)),
                         "write the same amount in both, or only the limit",
                     ));
                 }
@@ -71,6 +80,7 @@ pub(super) fn read(rules: &Rules, raw: &RawContainer<'_>, found: &mut Findings) 
     for (name, _) in raw.limits.iter().chain(raw.requests.iter().filter(|(name, _)| !has(&raw.limits, name))) {
         match rules.field(name) {
             Some(Field::Unknown(_)) => {
+                let name = shown(name);
                 found.warn(Some(raw.name), format_args!("{name} is not a resource of Packhorse; {}", meant(rules)));
             }
             Some(Field::Priority) => {
@@ -81,7 +91,7 @@ pub(super) fn read(rules: &Rules, raw: &RawContainer<'_>, found: &mut Findings) 
             _ => {}
         }
     }
-    (found.denials.len() == before).then_some(wanted)
+    (found.denied() == before).then_some(wanted)
 }
 
 fn has(list: &[(&str, &str)], name: &str) -> bool {
@@ -126,7 +136,7 @@ fn checked(container: &str, field: Field<'_>, name: &str, text: &str, found: &mu
         Field::Mig(profile) if !is_mig_profile(profile) => {
             return deny(
                 found,
-                format!("{profile:?} is not the name of a MIG profile"),
+                format!("{:?} is not the name of a MIG profile", shown(profile)),
                 "write a profile such as mig-1g.10gb, mig-3g.40gb or mig-1g.10gb.me",
             );
         }
@@ -159,6 +169,9 @@ pub(super) fn too_large() -> String {
 
 /// Whether `name` is a MIG profile as the device plugin names its resources: `[<c>c.]<g>g.<n>gb[.<attribute>…]`.
 pub(super) fn is_mig_profile(name: &str) -> bool {
+    if name.len() > 40 {
+        return false;
+    }
     let number = |part: &str, unit: &str| {
         part.strip_suffix(unit).is_some_and(|digits| {
             (1..=3).contains(&digits.len()) && !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Denial, Findings, RawContainer, VisibleDevices};
+use super::resources::MOST_DEVICES;
+use super::{Denial, Findings, RawContainer, VisibleDevices, shown};
 
 /// The variable's name.
 pub(super) const FIELD: &str = "NVIDIA_VISIBLE_DEVICES";
@@ -52,6 +53,10 @@ pub(super) fn read(raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visib
         _ => {}
     }
     let mut pins = Pins::default();
+    if text.split(',').nth(MOST_DEVICES as usize).is_some() {
+        deny(raw.name, text, "more devices than any node has".to_owned(), found);
+        return None;
+    }
     for item in text.split(',').map(str::trim) {
         let known = if is_uuid(item) {
             let double = pins.uuid.iter().any(|other| **other == *item);
@@ -62,7 +67,12 @@ pub(super) fn read(raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visib
             pins.index.push(index);
             !double
         } else {
-            deny(raw.name, text, format!("{item:?} is neither an index nor the UUID of a GPU or MIG instance"), found);
+            deny(
+                raw.name,
+                text,
+                format!("{:?} is neither an index nor the UUID of a GPU or MIG instance", shown(item)),
+                found,
+            );
             return None;
         };
         if !known {
