@@ -32,6 +32,8 @@ mod process;
 #[path = "cluster/wait.rs"]
 mod wait;
 
+#[path = "cluster/admission.rs"]
+mod admission;
 #[path = "cluster/certificates.rs"]
 mod certificates;
 #[path = "cluster/conflicts.rs"]
