@@ -1,6 +1,8 @@
 //! Admission on the real API server: which pods meet the webhook, what becomes of them whoever creates them, and what the
 //! policies refuse by themselves.
 
+#![allow(clippy::needless_pass_by_value, reason = "pods read best where they are made")]
+
 use axum::http::Request;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
