@@ -14,7 +14,6 @@ use super::version::Versions;
 use crate::gpu::allocation::Holding;
 use crate::gpu::node::Node;
 use crate::gpu::request::PodRequest;
-use crate::kube_api::host::HostRequest;
 
 /// What placement can know of a node.
 #[derive(Debug, Clone)]
@@ -105,6 +104,15 @@ pub(super) enum Devices {
     Listed(Node),
     None,
     Damaged,
+}
+
+/// CPU and memory of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct HostRequest {
+    /// Millicores.
+    pub(super) cpu: i64,
+    /// Bytes.
+    pub(super) memory: i64,
 }
 
 /// A pod's UID in 16 bytes.

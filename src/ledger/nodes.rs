@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Ledger;
-use super::node::{Devices, NodeInfo, Truth, may_have_room};
+use super::node::{Devices, HostRequest, NodeInfo, Truth, may_have_room};
 use super::report::Object;
 use crate::gpu::node::Node;
-use crate::kube_api::host::{HostRequest, millis, units};
+use crate::gpu::quantity::{QuantityError, bytes, millicores};
 use crate::kube_api::names::{CORDON, INVENTORY, MIG_STRATEGY_LABEL};
 use crate::kube_api::node::NodeView;
 use crate::kube_api::pod::Text;
@@ -58,7 +58,7 @@ impl Ledger {
             devices,
             prefer_no_schedule: node.prefers_no_schedule(),
             schedulable: node.is_schedulable(),
-            labels: self.settings.node_labels.then(|| self.labels(&node.metadata.labels)),
+            labels: self.settings().node_labels.then(|| self.labels(&node.metadata.labels)),
             host: self.allocatable(node),
             text,
         };
@@ -134,14 +134,15 @@ impl Ledger {
     }
 
     fn allocatable(&self, node: &NodeView<'_>) -> HostRequest {
-        if !self.settings.host_requests {
+        if !self.settings().host_requests {
             return HostRequest::default();
         }
-        let allocatable = &node.status.allocatable;
-        HostRequest {
-            cpu: allocatable.get("cpu").and_then(|quantity| millis(&quantity.0)).unwrap_or(0),
-            memory: allocatable.get("memory").and_then(|quantity| units(&quantity.0)).unwrap_or(0),
-        }
+        // An API server accepts no unreadable quantity; should one come nevertheless, nothing is known of it.
+        let read = |name: &str, read: fn(&str) -> Result<u64, QuantityError>| {
+            let quantity = node.status.allocatable.get(name).and_then(|quantity| read(&quantity.0).ok());
+            quantity.and_then(|quantity| i64::try_from(quantity).ok()).unwrap_or(0)
+        };
+        HostRequest { cpu: read("cpu", millicores), memory: read("memory", bytes) }
     }
 
     fn labels(&self, labels: &BTreeMap<Text<'_>, Text<'_>>) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
