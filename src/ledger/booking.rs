@@ -95,7 +95,7 @@ impl Ledger {
                 unknown: false,
                 owned: known.as_ref().is_some_and(|known| known.owned),
                 terminating: false,
-                bound_seen: 0,
+                bound_at: 0,
                 damaged: None,
                 foreign: false,
                 text: 0,

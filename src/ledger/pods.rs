@@ -59,8 +59,8 @@ pub struct PodEntry {
     pub owned: bool,
     /// Whether its deletion has begun.
     pub terminating: bool,
-    /// When this process first saw it bound, in seconds since 1970; 0 before.
-    pub bound_seen: u64,
+    /// When it was bound, in seconds since 1970, as the API server says; else when this process first saw it bound; 0 before.
+    pub bound_at: u64,
     /// Its allocation cannot be read, or contradicts itself.
     pub damaged: Option<Damage>,
     /// It asks for GPUs and was bound without an allocation: what it uses is known from the inventory only.
@@ -192,7 +192,7 @@ impl Ledger {
             cpu: host.cpu,
             memory: host.memory,
             confirmed: true,
-            bound_seen: known.as_ref().map(|known| known.bound_seen).filter(|seen| *seen > 0).unwrap_or_else(now),
+            bound_at: known.as_ref().map(|known| known.bound_at).filter(|at| *at > 0).unwrap_or_else(|| bound_at(pod)),
             damaged: given.damaged,
             foreign: given.foreign,
             text,
@@ -271,7 +271,7 @@ impl Ledger {
             unknown: false,
             owned: pod.metadata.owner_references.iter().any(|owner| owner.controller == Some(true)),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            bound_seen: 0,
+            bound_at: 0,
             damaged: None,
             foreign: false,
             text: 0,
@@ -398,6 +398,14 @@ fn holds_the_same(before: &PodEntry, after: &PodEntry) -> bool {
 fn host_of(pod: &PodView<'_>) -> HostRequest {
     let (cpu, memory) = host_requests(pod);
     HostRequest { cpu, memory }
+}
+
+/// The Binding itself sets the condition `PodScheduled`.
+fn bound_at(pod: &PodView<'_>) -> u64 {
+    let scheduled = pod.status.conditions.iter().find(|c| &*c.kind == "PodScheduled" && &*c.status == "True");
+    let told = scheduled.and_then(|condition| condition.last_transition_time.as_deref());
+    let told = told.and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    told.and_then(|time| u64::try_from(time.as_second()).ok()).unwrap_or_else(now)
 }
 
 fn now() -> u64 {
