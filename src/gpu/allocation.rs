@@ -119,3 +119,70 @@ impl Allocation {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, device: &str, memory: u32, cores: u16, exclusive: bool) -> ContainerAllocation {
+        let share = Share { device: device.into(), memory, cores, exclusive, enforcement: Enforcement::Advisory };
+        ContainerAllocation { name: name.into(), shares: vec![share] }
+    }
+
+    /// Memory, cores, slots, exclusive on `GPU-1`.
+    fn held(containers: &[ContainerAllocation], phases: &[(&str, Phase)]) -> (u32, u16, u16, bool) {
+        let phases: Vec<_> = phases.iter().map(|(name, phase)| (Arc::from(*name), *phase)).collect();
+        let holdings = Allocation { containers: containers.to_vec() }.holdings(&phases);
+        let holding = holdings.iter().find(|holding| *holding.device == *"GPU-1").expect("a holding");
+        (holding.memory, holding.cores, holding.slots, holding.exclusive)
+    }
+
+    #[test]
+    fn a_pod_holds_the_most_that_ever_runs_together() {
+        let on = |name: &str, memory, cores| container(name, "GPU-1", memory, cores, false);
+        let (init, sidecar, app) = (Phase::Init, Phase::Sidecar, Phase::App);
+        for (case, containers, phases, expected) in [
+            ("apps add up", vec![on("a", 10, 5), on("b", 20, 7)], vec![("a", app), ("b", app)], (30, 12, 2, false)),
+            (
+                "init and app do not",
+                vec![on("a", 10, 5), on("b", 20, 3)],
+                vec![("a", init), ("b", app)],
+                (20, 5, 1, false),
+            ),
+            ("inits do not", vec![on("a", 10, 5), on("b", 20, 3)], vec![("a", init), ("b", init)], (20, 5, 1, false)),
+            (
+                "a sidecar adds to later inits",
+                vec![on("a", 10, 5), on("b", 20, 3)],
+                vec![("a", sidecar), ("b", init)],
+                (30, 8, 2, false),
+            ),
+            (
+                "not to earlier ones",
+                vec![on("a", 10, 5), on("b", 20, 3)],
+                vec![("a", init), ("b", sidecar)],
+                (20, 5, 1, false),
+            ),
+            (
+                "who is not named counts as app",
+                vec![on("a", 10, 5), on("b", 20, 3)],
+                vec![("a", app)],
+                (30, 8, 2, false),
+            ),
+        ] {
+            assert_eq!(held(&containers, &phases), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_whole_card_for_any_container_is_held_whole_by_the_pod() {
+        let containers = [container("a", "GPU-1", 100, 100, true), container("b", "GPU-1", 10, 5, false)];
+        assert_eq!(held(&containers, &[("a", Phase::Init), ("b", Phase::App)]), (100, 100, 1, true));
+    }
+
+    #[test]
+    fn holdings_are_sorted_by_device() {
+        let containers = [container("a", "GPU-2", 1, 0, false), container("b", "GPU-1", 1, 0, false)];
+        let holdings = Allocation { containers: containers.to_vec() }.holdings(&[]);
+        assert_eq!(holdings.iter().map(|h| &*h.device).collect::<Vec<_>>(), ["GPU-1", "GPU-2"]);
+    }
+}

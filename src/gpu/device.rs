@@ -164,6 +164,16 @@ struct DeviceSet {
     facts: Box<[Facts]>,
     topology: Topology,
     instances: bool,
+    memory: Whole,
+    cores: Whole,
+}
+
+/// A sum, ready to be divided by.
+#[derive(Default)]
+struct Whole {
+    amount: u64,
+    /// One unit as a part of it, 0 for nothing.
+    per_unit: f64,
 }
 
 /// What fit reads of a device on its way through thousands of nodes, kept close together.
@@ -182,6 +192,9 @@ pub(crate) struct Facts {
     pub(crate) healthy: bool,
     /// A MIG instance.
     pub(crate) instance: bool,
+    /// The position of the first device of the same model, so that a model is compared once a node. Unique: no node has 65,536
+    /// devices.
+    pub(crate) model: u16,
 }
 
 /// A pod that the node's agent refused to start.
@@ -219,18 +232,36 @@ impl Devices {
         self.0.instances
     }
 
+    /// What part of all devices is left where `memory` (MiB) and `cores` (percent) are taken, 0..=1: mean of the two.
+    pub(crate) fn part_left(&self, memory: u64, cores: u64) -> f64 {
+        0.5 * (self.0.memory.left(memory) + self.0.cores.left(cores))
+    }
+
     /// Beside the devices.
     pub(crate) fn facts(&self) -> &[Facts] {
         &self.0.facts
     }
 }
 
+impl Whole {
+    fn of(amount: u64) -> Self {
+        Self { amount, per_unit: if amount > 0 { 1.0 / amount as f64 } else { 0.0 } }
+    }
+
+    fn left(&self, taken: u64) -> f64 {
+        self.amount.saturating_sub(taken) as f64 * self.per_unit
+    }
+}
+
 impl From<Vec<Device>> for Devices {
     fn from(devices: Vec<Device>) -> Self {
-        let facts = devices.iter().map(Facts::of).collect();
+        let model = |at: usize| devices[..at].iter().position(|other| other.model == devices[at].model).unwrap_or(at);
+        let facts = (0..devices.len()).map(|at| Facts::of(&devices[at], model(at))).collect();
+        let memory = Whole::of(devices.iter().map(|device| u64::from(device.memory)).sum());
+        let cores = Whole::of(devices.iter().map(|device| u64::from(device.cores)).sum());
         let topology = Topology::of(&devices);
         let instances = devices.iter().any(|device| device.mig.is_some());
-        Self(Arc::new(DeviceSet { devices: devices.into(), facts, topology, instances }))
+        Self(Arc::new(DeviceSet { devices: devices.into(), facts, topology, instances, memory, cores }))
     }
 }
 
@@ -258,7 +289,7 @@ impl fmt::Debug for Devices {
 }
 
 impl Facts {
-    fn of(device: &Device) -> Self {
+    fn of(device: &Device, model: usize) -> Self {
         let part = |whole: f32| if whole > 0.0 { 1.0 / whole } else { 0.0 };
         Self {
             memory: device.memory,
@@ -270,6 +301,7 @@ impl Facts {
             foreign: device.foreign.is_some(),
             healthy: device.health == Health::Healthy,
             instance: device.mig.is_some(),
+            model: u16::try_from(model).unwrap_or(u16::MAX),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::reason::Reason;
 use super::request::{ContainerRequest, GpuPolicy, NodePolicy, PodRequest};
 use super::score::{Effect, value};
 use one::Candidate;
-use search::{End, search};
+use search::{End, How, search};
 use set::{MOST_CANDIDATES, Set, Sets};
 use want::{Amount, Load, Want, room};
 
@@ -53,13 +53,13 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
             let want = Want::new(node, container, &request.constraints);
             let policy = gpu_policy(request, policies, container.count);
             vec![if container.count == 1 {
-                let candidate = one::choose(&want, policy, true)?;
+                let candidate = one::choose(&want, policy)?;
                 vec![(candidate.at, candidate.amount)]
             } else {
                 several(&want, policy, true)?.0
             }]
         }
-        _ => together(node, request, policies)?,
+        _ => together(node, request, policies, true)?,
     };
     Ok(placement(node, request, &chosen))
 }
@@ -78,7 +78,7 @@ pub fn rank(node: &Node, request: &PodRequest, cpu: i64, memory: i64, policies: 
             let want = Want::new(node, container, &request.constraints);
             let policy = gpu_policy(request, policies, container.count);
             if container.count == 1 {
-                let candidate = one::choose(&want, policy, policy == GpuPolicy::Topology)?;
+                let candidate = one::quick(&want, policy)?;
                 Effect {
                     devices: 1,
                     fresh: candidate.fresh.into(),
@@ -99,7 +99,7 @@ pub fn rank(node: &Node, request: &PodRequest, cpu: i64, memory: i64, policies: 
             }
         }
         _ => {
-            let chosen = together(node, request, policies)?;
+            let chosen = together(node, request, policies, false)?;
             effect(node, request, &chosen)
         }
     };
@@ -163,20 +163,29 @@ fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Device
 }
 
 /// Devices for several containers.
-fn together(node: &Node, request: &PodRequest, policies: Policies) -> Result<Vec<Devices>, Reason> {
+fn together(node: &Node, request: &PodRequest, policies: Policies, thorough: bool) -> Result<Vec<Devices>, Reason> {
     ready(node)?;
     let alone = request.containers.iter().filter_map(|c| Want::new(node, c, &request.constraints).alone().err()).min();
     let reason = match alone {
         Some(reason) if !reason.is_shortage() => return Err(reason),
         Some(shortage) => shortage,
-        None => match search(node, request, policies, false) {
+        // The verdict comes from the same search for filter and bind; only then is a better choice sought.
+        None => match search(node, request, policies, How { emptied: false, thorough: false }) {
+            End::Found(chosen) if thorough => {
+                let better = search(node, request, policies, How { emptied: false, thorough });
+                return Ok(if let End::Found(better) = better { better } else { chosen });
+            }
             End::Found(chosen) => return Ok(chosen),
             End::NoWay => Reason::PodTogether,
             End::OutOfSteps => return Err(Reason::PodTogether),
         },
     };
     // Would they fit if everybody else went? If not, no preemption helps.
-    Err(if search(node, request, policies, true) == End::NoWay { Reason::TooFewDevices } else { reason })
+    Err(if search(node, request, policies, How { emptied: true, thorough: false }) == End::NoWay {
+        Reason::TooFewDevices
+    } else {
+        reason
+    })
 }
 
 fn placement(node: &Node, request: &PodRequest, chosen: &[Devices]) -> Placement {

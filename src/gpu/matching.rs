@@ -7,20 +7,25 @@
 pub fn matches(name: &str, model: &str) -> bool {
     let name = name.trim().as_bytes();
     let model = model.as_bytes();
-    if name.is_empty() || name.len() > model.len() {
-        return false;
-    }
-    (0..=model.len() - name.len()).any(|start| {
+    let Some(first) = name.first().map(|byte| fold(*byte)) else { return false };
+    let Some(most) = model.len().checked_sub(name.len()) else { return false };
+    (0..=most).any(|start| {
         let end = start + name.len();
-        let boundary_before = start == 0 || !(is_word(model[start - 1]) && is_word(model[start]));
-        let boundary_after = end == model.len() || !(is_word(model[end - 1]) && is_word(model[end]));
-        boundary_before && boundary_after && model[start..end].iter().zip(name).all(|(a, b)| fold(*a) == fold(*b))
+        fold(model[start]) == first
+            && model[start..end].iter().zip(name).all(|(a, b)| fold(*a) == fold(*b))
+            && is_boundary(model, start)
+            && is_boundary(model, end)
     })
 }
 
 /// Whether any of `names` matches.
 pub fn matches_any(names: &[String], model: &str) -> bool {
     names.iter().any(|name| matches(name, model))
+}
+
+/// Whether no word goes on across `at`.
+fn is_boundary(text: &[u8], at: usize) -> bool {
+    at == 0 || at == text.len() || !(is_word(text[at - 1]) && is_word(text[at]))
 }
 
 /// Letters and digits; bytes beyond ASCII are parts of letters.

@@ -25,8 +25,9 @@ pub struct Usage {
 
 impl Usage {
     /// Whether anybody is on the device.
+    #[inline]
     pub fn is_taken(&self) -> bool {
-        *self != Self::default()
+        (self.memory | self.cores | self.slots | self.exclusive) != 0
     }
 }
 
@@ -92,5 +93,60 @@ impl Node {
                 apply(&mut self.usage[position], holding);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::gpu::device::{Device, Enforcement, Health};
+
+    fn node() -> Node {
+        let device = Device {
+            uuid: "GPU-1".into(),
+            index: 0,
+            model: "NVIDIA T4".into(),
+            memory: 16_384,
+            cores: 100,
+            slots: 10,
+            numa: None,
+            pci: "0000:01:00.0".into(),
+            health: Health::Healthy,
+            enforcement: Enforcement::Advisory,
+            links: Vec::new(),
+            mig: None,
+            parent: None,
+            foreign: None,
+        };
+        Node::new(&Inventory { ready: true, devices: vec![device], ..Inventory::default() }, |_| false, false)
+    }
+
+    fn holding(device: &str, memory: u32, cores: u16, slots: u16) -> Holding {
+        Holding { device: Arc::from(device), memory, cores, slots, exclusive: true }
+    }
+
+    #[test]
+    fn absurd_holdings_are_released_exactly() {
+        let mut node = node();
+        let (ordinary, absurd) = ([holding("GPU-1", 4_096, 30, 1)], [holding("GPU-1", u32::MAX, u16::MAX, u16::MAX)]);
+        node.book(&ordinary);
+        let before = node.clone();
+        for _ in 0..1_000 {
+            node.book(&absurd);
+        }
+        assert!(node.usage[0].memory > node.devices[0].memory);
+        for _ in 0..1_000 {
+            node.release(&absurd);
+        }
+        assert_eq!(node, before);
+    }
+
+    #[test]
+    fn a_device_that_is_not_here_is_left_out() {
+        let mut node = node();
+        node.book(&[holding("GPU-2", 1, 1, 1)]);
+        assert_eq!(node, self::node());
     }
 }

@@ -103,3 +103,23 @@ impl Reason {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_reasons_are_listed_in_order_once() {
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn texts_differ_and_never_vary() {
+        for reason in Reason::ALL {
+            assert!(!reason.as_str().chars().any(|c| c.is_ascii_digit()), "{reason:?}");
+            assert_eq!(Reason::ALL.into_iter().filter(|other| other.as_str() == reason.as_str()).count(), 1);
+        }
+    }
+}

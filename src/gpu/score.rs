@@ -49,14 +49,11 @@ const NEAR: f64 = 400.0;
 #[inline]
 pub(crate) fn value(node: &Node, effect: &Effect, cpu: i64, memory: i64, policy: NodePolicy) -> f64 {
     let devices = f64::from(effect.devices.max(1));
-    let mut used = false;
-    let (mut all_memory, mut all_cores, mut taken_memory, mut taken_cores) = (0, 0, effect.memory, effect.cores);
-    for (facts, usage) in node.devices.facts().iter().zip(&node.usage) {
+    let (mut used, mut taken_memory, mut taken_cores) = (false, effect.memory, effect.cores);
+    for usage in &node.usage {
         used |= usage.is_taken();
-        all_memory += u64::from(facts.memory);
-        all_cores += u64::from(facts.cores);
-        taken_memory += u64::from(usage.memory.min(facts.memory));
-        taken_cores += u64::from(usage.cores.min(facts.cores.into()));
+        taken_memory += u64::from(usage.memory);
+        taken_cores += u64::from(usage.cores);
     }
     let mut cost = 0.0;
     if !used {
@@ -64,13 +61,13 @@ pub(crate) fn value(node: &Node, effect: &Effect, cpu: i64, memory: i64, policy:
     }
     cost += FRESH_CARD * f64::from(effect.fresh) / devices;
     cost += HOLE * f64::from(effect.left) / devices;
-    cost += NODE_LEFT * 0.5 * (part_left(all_memory, taken_memory) + part_left(all_cores, taken_cores));
+    cost += NODE_LEFT * node.devices.part_left(taken_memory, taken_cores);
     cost +=
         HOST_LEFT * 0.5 * (host_left(node.cpu_left, cpu, node.cpu) + host_left(node.memory_left, memory, node.memory));
     if effect.breaks_up {
         cost += BREAK_UP * nearness(node.devices.topology().mean());
     }
-    let near = NEAR * nearness(effect.near.checked_div(effect.pairs).unwrap_or(0));
+    let near = effect.near.checked_div(effect.pairs).map_or(0.0, |near| NEAR * nearness(near));
     match policy {
         NodePolicy::Binpack => near - cost,
         NodePolicy::Spread => near + cost,
@@ -81,11 +78,6 @@ pub(crate) fn value(node: &Node, effect: &Effect, cpu: i64, memory: i64, policy:
 fn nearness(near: u32) -> f64 {
     let near = f64::from(near);
     near / (near + 100.0)
-}
-
-/// The part of `all` that is left, 0 where there is nothing.
-fn part_left(all: u64, taken: u64) -> f64 {
-    if all == 0 { 0.0 } else { all.saturating_sub(taken) as f64 / all as f64 }
 }
 
 /// What part of the node's CPU or memory is left once the pod is there, 0..=1; 0 where not tracked.

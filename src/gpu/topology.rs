@@ -55,37 +55,40 @@ impl Topology {
         if size < 2 || free.len() > 8 {
             return self.within(free);
         }
-        self.best_partition(free, (1 << free.len()) - 1, size)
+        self.best_partition(free, (1 << free.len()) - 1, size, &mut [None; 256])
     }
 
-    /// The best sum over disjoint sets of `size` among the members of `free` named by the bits of `left`.
-    fn best_partition(&self, free: &[usize], left: u32, size: usize) -> u32 {
+    /// The best sum over disjoint sets of `size` among the members of `free` named by the bits of `left`. `known` holds what was
+    /// computed before, by `left`.
+    fn best_partition(&self, free: &[usize], left: usize, size: usize, known: &mut [Option<u32>; 256]) -> u32 {
         let members = left.count_ones() as usize;
         if members < size {
             return 0;
         }
+        if let Some(best) = known[left] {
+            return best;
+        }
         let first = left & left.wrapping_neg();
+        let others = left ^ first;
         let mut best = 0;
         if !members.is_multiple_of(size) {
-            best = self.best_partition(free, left ^ first, size);
+            best = self.best_partition(free, others, size, known);
         }
-        let others = left ^ first;
         let mut chosen = others;
         // All subsets of the others, the full one first.
-        loop {
+        while chosen != 0 {
             if chosen.count_ones() as usize + 1 == size {
                 let set = chosen | first;
-                best = best.max(self.within_bits(free, set) + self.best_partition(free, left ^ set, size));
-            }
-            if chosen == 0 {
-                return best;
+                best = best.max(self.within_bits(free, set) + self.best_partition(free, left ^ set, size, known));
             }
             chosen = (chosen - 1) & others;
         }
+        known[left] = Some(best);
+        best
     }
 
-    fn within_bits(&self, free: &[usize], set: u32) -> u32 {
-        let members = |bits: u32| (0..free.len()).filter(move |at| bits >> at & 1 == 1);
+    fn within_bits(&self, free: &[usize], set: usize) -> u32 {
+        let members = |bits: usize| (0..free.len()).filter(move |at| bits >> at & 1 == 1);
         members(set)
             .map(|a| members(set).take_while(|b| *b < a).map(|b| self.near(free[a], free[b])).sum::<u32>())
             .sum()

@@ -24,10 +24,8 @@ pub(super) struct Candidate {
     pub(super) near_free: u32,
 }
 
-/// The best device for a container that wants one and is the only one of its pod. Where `partners` is false, devices that
-/// differ only in their links may come out in any order that is the same each time.
-#[inline]
-pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy, partners: bool) -> Result<Candidate, Reason> {
+/// The best device for a container that wants one and is the only one of its pod.
+pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Reason> {
     let node = want.node;
     let mut best: Option<Candidate> = None;
     let mut nearest: Option<Reason> = None;
@@ -50,7 +48,7 @@ pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy, partners: bool) -> Resu
                         usage,
                         &Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() },
                     ),
-                    near_free: if partners { near_free(node, at, |at| !node.usage[at].is_taken()) } else { 0 },
+                    near_free: near_free(node, at, |at| !node.usage[at].is_taken()),
                 };
                 if best.is_none_or(|best| compare(policy, &candidate, &best).is_lt()) {
                     best = Some(candidate);
@@ -60,6 +58,54 @@ pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy, partners: bool) -> Resu
     }
     // Only where no device is of the kind asked for is there no reason yet.
     best.ok_or_else(|| nearest.unwrap_or_else(|| want.alone().err().unwrap_or(Reason::NoMatchingDevice)))
+}
+
+/// What [`choose`] finds, up to devices that differ only in their links, without the reasons and comparisons that a filter does
+/// not need: one pass of plain arithmetic.
+#[inline]
+pub(super) fn quick(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Reason> {
+    if policy == GpuPolicy::Topology {
+        return choose(want, policy);
+    }
+    let node = want.node;
+    // Fresh ones above, then by what is left: smaller is tighter. Never met: all ones are no number.
+    let mut best = (u64::MAX, usize::MAX);
+    let turn = if policy == GpuPolicy::Spread { u64::MAX >> 1 } else { 0 };
+    let each = node.devices.facts().iter().zip(&node.usage).zip(&node.cordoned).enumerate();
+    for (at, ((facts, usage), cordoned)) in each {
+        let fresh = !usage.is_taken();
+        let Some(amount) = want.demands(facts) else { continue };
+        let room = (facts.memory.saturating_sub(usage.memory) >= amount.memory)
+            & (u32::from(facts.cores).saturating_sub(usage.cores) >= u32::from(amount.cores.max(1)))
+            & (usage.slots < facts.slots.into())
+            & (usage.exclusive == 0)
+            & (fresh | !amount.exclusive)
+            & !cordoned;
+        if !room {
+            continue;
+        }
+        let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
+        // Not negative, hence ordered as its bits are.
+        let key = (u64::from(fresh) << 32 | u64::from(left(facts, usage, &load).to_bits())) ^ turn;
+        if key < best.0 && want.admits(at, facts) {
+            best = (key, at);
+        }
+    }
+    let at = best.1;
+    let Some((facts, usage)) = node.devices.facts().get(at).zip(node.usage.get(at)) else {
+        // Nothing fits. Say why; and be right where the shortcut was not.
+        return choose(want, policy);
+    };
+    let amount = want.accepts(at, facts)?;
+    let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
+    Ok(Candidate {
+        at,
+        amount,
+        covered: false,
+        fresh: !usage.is_taken(),
+        left: left(facts, usage, &load),
+        near_free: 0,
+    })
 }
 
 /// Better first. Equal ones stay in the order of the inventory.

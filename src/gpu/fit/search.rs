@@ -31,24 +31,30 @@ pub(super) enum End {
     OutOfSteps,
 }
 
-/// Searches on the node as it is, or as if nobody were on it.
-pub(super) fn search(node: &Node, request: &PodRequest, policies: Policies, emptied: bool) -> End {
-    let inits = request.containers.iter().filter(|c| c.phase == Phase::Init).count();
-    if inits > 0 && inits < request.containers.len() {
-        // First only such ways where the init containers take devices of the others.
-        let mut search = Search::new(node, request, policies, emptied, true);
-        if search.go(0) {
-            return End::Found(search.chosen);
+/// How to search.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// As if nobody were on the node.
+    pub(super) emptied: bool,
+    /// Weigh what a choice leaves to others; changes which devices are found, never whether there are any.
+    pub(super) thorough: bool,
+}
+
+/// Searches all ways to put the pod's containers on the node.
+pub(super) fn search(node: &Node, request: &PodRequest, policies: Policies, how: How) -> End {
+    let mut search = Search::new(node, request, policies, how, None);
+    if !search.go(0) {
+        return if search.steps == 0 { End::OutOfSteps } else { End::NoWay };
+    }
+    // Init containers must take devices of the others wherever they can: seek a way where fewer of them do not.
+    let missed = search.missed();
+    for missing in 0..missed {
+        let mut stricter = Search::new(node, request, policies, how, Some(missing));
+        if stricter.go(0) {
+            return End::Found(stricter.chosen);
         }
     }
-    let mut search = Search::new(node, request, policies, emptied, false);
-    if search.go(0) {
-        End::Found(search.chosen)
-    } else if search.steps == 0 {
-        End::OutOfSteps
-    } else {
-        End::NoWay
-    }
+    End::Found(search.chosen)
 }
 
 struct Search<'a> {
@@ -61,22 +67,25 @@ struct Search<'a> {
     runs: Vec<Range<usize>>,
     instants: usize,
     /// Per container and device: what it would book there; `None` where the device is not acceptable.
-    amounts: Vec<Vec<Option<Amount>>>,
+    amounts: Vec<Option<Amount>>,
     /// Which container is placed when.
     order: Vec<usize>,
-    /// Init containers must take devices of the others wherever those are acceptable.
-    reuse: bool,
+    /// How many devices init containers may still take beside those of the others; `None`: any number.
+    missing: Option<usize>,
     numa_bind: bool,
     /// Per device, then instant.
     loads: Vec<Load>,
     chosen: Vec<Vec<(usize, Amount)>>,
     steps: usize,
-    /// The turns that have been reached: what a set leaves to others is only weighed the first time, before any going back.
+    /// The turns that have been reached: what a choice leaves to others is only weighed the first time, before any going back.
     reached: usize,
+    /// Whether it is weighed at all.
+    thorough: bool,
 }
 
 impl<'a> Search<'a> {
-    fn new(node: &'a Node, request: &'a PodRequest, policies: Policies, emptied: bool, reuse: bool) -> Self {
+    fn new(node: &'a Node, request: &'a PodRequest, policies: Policies, how: How, missing: Option<usize>) -> Self {
+        let How { emptied, thorough } = how;
         let facts = node.devices.facts();
         let usage = if emptied { vec![Usage::default(); facts.len()] } else { node.usage.clone() };
         let wants: Vec<_> =
@@ -91,16 +100,16 @@ impl<'a> Search<'a> {
             Phase::Sidecar => inits..instants,
             Phase::App => instants - 1..instants,
         });
-        let amounts: Vec<Vec<_>> = wants
-            .iter()
-            .map(|want| {
-                facts
-                    .iter()
-                    .enumerate()
-                    .map(|(at, facts)| want.is_kind(at, facts).then(|| want.accepts(at, facts).ok()).flatten())
-                    .collect()
-            })
-            .collect();
+        let mut amounts = Vec::with_capacity(wants.len() * facts.len());
+        for want in &wants {
+            amounts.extend(
+                facts.iter().enumerate().map(
+                    |(at, facts)| {
+                        if want.is_kind(at, facts) { want.accepts(at, facts).ok() } else { None }
+                    },
+                ),
+            );
+        }
         let mut search = Self {
             runs: runs.collect(),
             policies: request.containers.iter().map(|c| gpu_policy(request, policies, c.count)).collect(),
@@ -110,12 +119,13 @@ impl<'a> Search<'a> {
             instants,
             amounts,
             order: Vec::new(),
-            reuse,
+            missing,
             numa_bind: request.constraints.numa_bind,
             loads: vec![Load::default(); facts.len() * instants],
             chosen: vec![Vec::new(); request.containers.len()],
             steps: MOST_STEPS,
             reached: 0,
+            thorough,
         };
         search.order = search.by_difficulty();
         search
@@ -126,7 +136,7 @@ impl<'a> Search<'a> {
         let mut order: Vec<_> = (0..self.wants.len()).collect();
         order.sort_by_key(|container| {
             let wanted = self.wants[*container].container;
-            let init_last = self.reuse && wanted.phase == Phase::Init;
+            let init_last = self.missing.is_some() && wanted.phase == Phase::Init;
             let count = usize::try_from(wanted.count).unwrap_or(usize::MAX);
             let slack = self.fitting(*container).count().saturating_sub(count);
             let (exclusive, memory) = match &wanted.ask {
@@ -134,7 +144,7 @@ impl<'a> Search<'a> {
                 Ask::Share { memory: Memory::Mib(mib), .. } => (false, *mib),
                 // Of the largest card: good enough for an order.
                 Ask::Share { .. } => {
-                    (false, self.amounts[*container].iter().flatten().map(|amount| amount.memory).max().unwrap_or(0))
+                    (false, self.amounts(*container).iter().flatten().map(|amount| amount.memory).max().unwrap_or(0))
                 }
             };
             (init_last, slack, !exclusive, u32::MAX - wanted.count, u32::MAX - memory)
@@ -145,14 +155,14 @@ impl<'a> Search<'a> {
     /// Places the containers from the `turn`-th on.
     fn go(&mut self, turn: usize) -> bool {
         let Some(&container) = self.order.get(turn) else { return true };
-        let wanted = self.wants[container];
+        let wanted = &self.wants[container];
         let Ok(size) = usize::try_from(wanted.container.count) else { return false };
         let numas = if wanted.is_bound() { wanted.numa_nodes().into_iter().map(Some).collect() } else { vec![None] };
         let first_time = turn >= self.reached;
         self.reached = self.reached.max(turn + 1);
         let mut tried: Vec<Vec<usize>> = Vec::new();
         for numa in numas {
-            let mut candidates = self.candidates(container);
+            let mut candidates = self.candidates(container, first_time);
             if let Some(numa) = numa {
                 candidates.retain(|candidate| self.node.devices[candidate.at].numa == numa);
             }
@@ -162,15 +172,18 @@ impl<'a> Search<'a> {
                 candidates.sort_by_key(|candidate| candidate.at);
             }
             let alike = self.alike(&candidates, turn);
-            let needed = self.reusable(container).min(size);
-            let sets = {
+            let needed = if self.must_reuse(container) { self.reusable(size) } else { 0 };
+            let sets = Sets::new(self.node, &candidates, size, self.policies[container]);
+            let sets = if size == 1 {
+                sets.singles()
+            } else {
                 let is_free = |at| self.is_free(at);
-                let sets = Sets::new(self.node, &candidates, size, self.policies[container]);
-                sets.sorted(MOST_SETS.min(self.steps), if first_time { Some(&is_free) } else { None })
+                sets.sorted(MOST_SETS.min(self.steps), if first_time && self.thorough { Some(&is_free) } else { None })
             };
             self.steps = self.steps.saturating_sub(sets.len());
             for set in sets {
-                if usize::try_from(set.covered).unwrap_or(usize::MAX) < needed {
+                let missed = needed.saturating_sub(usize::try_from(set.covered).unwrap_or(usize::MAX));
+                if self.missing.is_some_and(|missing| missing < missed) {
                     // Sets come by this first.
                     break;
                 }
@@ -185,9 +198,12 @@ impl<'a> Search<'a> {
                     members.map(|member| (candidates[member].at, candidates[member].amount)).collect();
                 self.put(container, &devices);
                 self.chosen[container].clone_from(&devices);
+                let missing = self.missing;
+                self.missing = missing.map(|missing| missing - missed);
                 if self.go(turn + 1) {
                     return true;
                 }
+                self.missing = missing;
                 self.take(container, &devices);
                 if self.steps == 0 {
                     return false;
@@ -197,6 +213,12 @@ impl<'a> Search<'a> {
         false
     }
 
+    /// Beside the devices.
+    fn amounts(&self, container: usize) -> &[Option<Amount>] {
+        let devices = self.usage.len();
+        &self.amounts[container * devices..][..devices]
+    }
+
     fn load(&self, device: usize) -> &[Load] {
         &self.loads[device * self.instants..][..self.instants]
     }
@@ -204,15 +226,16 @@ impl<'a> Search<'a> {
     /// The devices with room for a container, with what it would book.
     fn fitting(&self, container: usize) -> impl Iterator<Item = (usize, Amount)> {
         let facts = self.node.devices.facts();
-        self.amounts[container].iter().enumerate().filter_map(move |(at, amount)| {
+        self.amounts(container).iter().enumerate().filter_map(move |(at, amount)| {
             let amount = (*amount)?;
             let loads = &self.load(at)[self.runs[container].clone()];
             loads.iter().all(|load| room(&facts[at], &self.usage[at], load, amount).is_ok()).then_some((at, amount))
         })
     }
 
-    fn candidates(&self, container: usize) -> Vec<Candidate> {
+    fn candidates(&self, container: usize, first_time: bool) -> Vec<Candidate> {
         let reuses = self.must_reuse(container);
+        let partners = first_time && (self.thorough || self.policies[container] == GpuPolicy::Topology);
         self.fitting(container)
             .map(|(at, amount)| {
                 let (before, after) = (self.peak(at, None), self.peak(at, Some((container, amount))));
@@ -226,7 +249,7 @@ impl<'a> Search<'a> {
                     },
                     fresh: self.is_free(at),
                     left: left(&self.node.devices.facts()[at], &self.usage[at], &after),
-                    near_free: near_free(self.node, at, |at| self.is_free(at)),
+                    near_free: if partners { near_free(self.node, at, |at| self.is_free(at)) } else { 0 },
                 }
             })
             .collect()
@@ -260,16 +283,24 @@ impl<'a> Search<'a> {
     }
 
     fn must_reuse(&self, container: usize) -> bool {
-        self.reuse && self.wants[container].container.phase == Phase::Init
+        self.missing.is_some() && self.wants[container].container.phase == Phase::Init
     }
 
-    /// How many devices of the others a container must take.
-    fn reusable(&self, container: usize) -> usize {
-        if !self.must_reuse(container) {
-            return 0;
-        }
-        let acceptable = self.amounts[container].iter().enumerate().filter(|(_, amount)| amount.is_some());
-        acceptable.filter(|(at, _)| self.is_used(*at)).count()
+    /// How many devices of the others a container that wants `size` could take at best.
+    fn reusable(&self, size: usize) -> usize {
+        (0..self.usage.len()).filter(|at| self.is_used(*at)).count().min(size)
+    }
+
+    /// How many devices init containers took beside those of the others, though there were enough of these.
+    fn missed(&self) -> usize {
+        let inits = self.wants.iter().enumerate().filter(|(_, want)| want.container.phase == Phase::Init);
+        inits
+            .map(|(container, _)| {
+                let devices = &self.chosen[container];
+                let shared = devices.iter().filter(|(at, _)| self.is_used(*at)).count();
+                self.reusable(devices.len()) - shared
+            })
+            .sum()
     }
 
     /// For each candidate the first one that is the same in every way that decides whether the containers from `turn` on fit.
@@ -281,7 +312,7 @@ impl<'a> Search<'a> {
                 && self.usage[a] == self.usage[b]
                 && self.load(a) == self.load(b)
                 && self.order[turn..].iter().all(|container| {
-                    let amounts = &self.amounts[*container];
+                    let amounts = self.amounts(*container);
                     amounts[a] == amounts[b]
                 })
                 && (!self.numa_bind || self.node.devices[a].numa == self.node.devices[b].numa)

@@ -90,10 +90,21 @@ impl<'a> Sets<'a> {
         sets
     }
 
+    /// Each candidate by itself, best first.
+    pub(super) fn singles(&self) -> Vec<Set> {
+        let mut order: Vec<usize> = (0..self.candidates.len()).collect();
+        order.sort_by(|a, b| compare(self.policy, &self.candidates[*a], &self.candidates[*b]));
+        order.into_iter().map(|at| self.with(EMPTY, at)).collect()
+    }
+
     /// The positions on the node of a set's devices.
     pub(super) fn devices(&self, set: &Set) -> impl Iterator<Item = usize> {
-        let members = set.members;
-        self.candidates.iter().enumerate().filter(move |(bit, _)| members >> bit & 1 == 1).map(|(_, c)| c.at)
+        let mut members = set.members;
+        std::iter::from_fn(move || {
+            let bit = members.trailing_zeros() as usize;
+            members &= members.wrapping_sub(1);
+            self.candidates.get(bit).map(|candidate| candidate.at)
+        })
     }
 
     /// What decides first.
@@ -130,10 +141,16 @@ impl<'a> Sets<'a> {
     fn look_ahead(&self, sets: &mut [Set], is_free: &dyn Fn(usize) -> bool) {
         let Some(like) = self.candidates.first().map(|candidate| candidate.at) else { return };
         let all: Vec<usize> = free(self.node, like, is_free).collect();
+        // Sets of devices that nobody could get whole anyway leave the same to others.
+        let mut last: Option<(Vec<usize>, u32)> = None;
         for set in sets {
             let taken: Vec<usize> = self.devices(set).collect();
             let others: Vec<usize> = all.iter().copied().filter(|at| !taken.contains(at)).collect();
-            set.outlook = self.node.devices.topology().outlook(&others, self.size);
+            set.outlook = match &last {
+                Some((same, outlook)) if *same == others => *outlook,
+                _ => self.node.devices.topology().outlook(&others, self.size),
+            };
+            last = Some((others, set.outlook));
         }
     }
 

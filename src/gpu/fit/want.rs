@@ -2,6 +2,8 @@
 //! containers. Used by every way of choosing; the first check that fails is the reason, so that a shortage is only ever told of
 //! a device that would do if it were empty.
 
+use std::cell::Cell;
+
 use super::super::device::{Device, Facts};
 use super::super::matching::matches_any;
 use super::super::node::{Node, Usage};
@@ -30,13 +32,15 @@ pub(super) struct Load {
 }
 
 /// One container's request on one node.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Want<'a> {
     pub(super) node: &'a Node,
     pub(super) container: &'a ContainerRequest,
     constraints: &'a Constraints,
     /// Neither constraint nor pin: nothing to compare.
     plain: bool,
+    /// The last model compared (by the first device that has it), and whether it is accepted.
+    model: Cell<Option<(u16, bool)>>,
     /// Whether the request goes to MIG instances here.
     instances: bool,
 }
@@ -61,7 +65,7 @@ impl<'a> Want<'a> {
             // Strategy `single` on a node whose cards are not partitioned leaves them whole.
             Ask::Exclusive | Ask::Share { .. } => node.mig_single && node.devices.has_instances(),
         };
-        Self { node, container, constraints, plain, instances }
+        Self { node, container, constraints, plain, model: Cell::new(None), instances }
     }
 
     /// Whether the device is of the kind asked for at all: a card, an instance, an instance of the profile.
@@ -73,22 +77,42 @@ impl<'a> Want<'a> {
         }
     }
 
+    /// What the container would book on a device of these facts.
+    #[inline]
+    fn amount(&self, facts: &Facts) -> Amount {
+        match &self.container.ask {
+            Ask::Exclusive | Ask::Mig(_) => Amount { memory: facts.memory, cores: facts.cores, exclusive: true },
+            Ask::Share { memory, cores } => {
+                Amount { memory: mib(*memory, facts.memory), cores: u16::from(*cores), exclusive: false }
+            }
+        }
+    }
+
+    /// What the container would book there, unless the device's facts rule it out.
+    #[inline]
+    pub(super) fn demands(&self, facts: &Facts) -> Option<Amount> {
+        let amount = self.amount(facts);
+        let kept =
+            amount.exclusive | self.constraints.require_enforcement.is_none_or(|level| facts.enforcement >= level);
+        (facts.healthy & !facts.foreign & (facts.instance == self.instances) & kept).then_some(amount)
+    }
+
+    /// Whether the rest of what [`Want::accepts`] asks holds, which takes a look at the device itself.
+    #[inline]
+    pub(super) fn admits(&self, at: usize, facts: &Facts) -> bool {
+        self.is_kind(at, facts) && (self.plain || self.matches(&self.node.devices[at], facts))
+    }
+
     /// What the container would book there, if the device is acceptable and large enough when empty.
     #[inline]
     pub(super) fn accepts(&self, at: usize, facts: &Facts) -> Result<Amount, Reason> {
-        if !self.plain && !self.matches(&self.node.devices[at]) {
+        if !self.plain && !self.matches(&self.node.devices[at], facts) {
             return Err(Reason::NoMatchingDevice);
         }
-        let amount = match &self.container.ask {
-            Ask::Exclusive | Ask::Mig(_) => Amount { memory: facts.memory, cores: facts.cores, exclusive: true },
-            Ask::Share { memory, cores } => {
-                let cores = u16::from(*cores);
-                if cores > facts.cores {
-                    return Err(Reason::NoMatchingDevice);
-                }
-                Amount { memory: mib(*memory, facts.memory), cores, exclusive: false }
-            }
-        };
+        let amount = self.amount(facts);
+        if amount.cores > facts.cores {
+            return Err(Reason::NoMatchingDevice);
+        }
         if amount.memory > facts.memory {
             return Err(Reason::DeviceTooSmall);
         }
@@ -110,15 +134,27 @@ impl<'a> Want<'a> {
         Ok(amount)
     }
 
-    fn matches(&self, device: &Device) -> bool {
-        let Constraints { model, model_exclude, uuid, uuid_exclude, .. } = self.constraints;
+    fn matches(&self, device: &Device, facts: &Facts) -> bool {
+        let Constraints { uuid, uuid_exclude, .. } = self.constraints;
         let pins = &self.container.uuid;
-        (model.is_empty() || matches_any(model, &device.model))
-            && !matches_any(model_exclude, &device.model)
+        self.accepts_model(device, facts)
             && (uuid.is_empty() || uuid.iter().any(|name| is_named(device, name)))
             && !uuid_exclude.iter().any(|name| is_named(device, name))
             && (pins.is_empty() || pins.iter().any(|name| is_named(device, name)))
             && (self.container.index.is_empty() || self.container.index.contains(&device.index))
+    }
+
+    fn accepts_model(&self, device: &Device, facts: &Facts) -> bool {
+        if let Some((model, accepted)) = self.model.get()
+            && model == facts.model
+        {
+            return accepted;
+        }
+        let Constraints { model, model_exclude, .. } = self.constraints;
+        let accepted =
+            (model.is_empty() || matches_any(model, &device.model)) && !matches_any(model_exclude, &device.model);
+        self.model.set(Some((facts.model, accepted)));
+        accepted
     }
 
     /// Counts the devices that have room, whatever the pod's other containers do. `usage` is the node's, or an empty node's.

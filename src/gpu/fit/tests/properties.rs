@@ -194,8 +194,6 @@ fn history(most: usize) -> impl Strategy<Value = Vec<(PodRequest, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     #[test]
     fn no_device_is_ever_beyond_what_it_has(node in any_node(5), pods in history(20)) {
         let (node, on) = live(node, &pods);
@@ -282,6 +280,41 @@ proptest! {
             prop_assert_eq!(place(&node, &request, policies), place(&node.clone(), &request.clone(), policies));
             prop_assert_eq!(rank(&node, &request, 1, 1, policies), rank(&node.clone(), &request.clone(), 1, 1, policies));
         }
+    }
+
+    #[test]
+    fn the_quick_choice_is_the_thorough_one(node in any_node(6), before in history(8), ask in any_ask(), policy in 0..4_usize) {
+        let (node, _) = live(node, &before);
+        let gpu = [None, Some(GpuPolicy::Binpack), Some(GpuPolicy::Spread), Some(GpuPolicy::Topology)][policy];
+        let request = with(app(1, ask), |c| c.gpu_policy = gpu);
+        // The same container twice, one after the other, goes through the search and holds no more than once.
+        let mut twice = request.clone();
+        twice.containers.insert(0, container("before", Phase::Init, 1, request.containers[0].ask.clone()));
+        let ranked = rank(&node, &request, 0, 0, Policies::default());
+        prop_assert_eq!(ranked, rank(&node, &twice, 0, 0, Policies::default()));
+    }
+
+    #[test]
+    fn an_init_container_takes_devices_of_the_others_wherever_it_can(
+        node in any_node(4), before in history(5), init in any_pod(1), app in any_pod(1),
+    ) {
+        let mut request = app;
+        request.containers.splice(0..0, init.containers);
+        request.containers[0].phase = Phase::Init;
+        request.containers[1].phase = Phase::App;
+        request.containers[1].name = "main".into();
+        let (node, _) = live(node, &before);
+        let shared = |chosen: &[Vec<usize>]| chosen[0].iter().filter(|at| chosen[1].contains(at)).count();
+        let all = |count: u32| {
+            let sets = (0_u32..1 << node.devices.len()).filter(move |bits| bits.count_ones() == count);
+            sets.map(|bits| (0..node.devices.len()).filter(|at| bits >> at & 1 == 1).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        let ways = all(request.containers[0].count).into_iter().flat_map(|init| {
+            all(request.containers[1].count).into_iter().map(move |app| vec![init.clone(), app])
+        });
+        let most = ways.filter(|way| is_lawful(&node, &request, way)).map(|way| shared(&way)).max();
+        let got = place(&node, &request, Policies::default()).ok().map(|placement| shared(&positions(&node, &placement.allocation)));
+        prop_assert_eq!(got, most);
     }
 
     #[test]
