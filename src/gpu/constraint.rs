@@ -214,9 +214,7 @@ fn hami_gpu_order(text: &str) -> Meaning<GpuPolicy> {
     }
     let order = if topology { GpuPolicy::Topology } else { order.unwrap_or(GpuPolicy::Spread) };
     let warning = if mutex {
-        Some(
-            "mutex takes the emptiest GPUs but keeps nobody away from them; ask for whole GPUs with nvidia.com/gpucores: 100",
-        )
+        Some("mutex takes the emptiest GPUs but keeps nobody away from them; ask for whole GPUs with gpucores: 100")
     } else if links > 1 {
         Some("only the first order of the chain is followed")
     } else {

@@ -5,121 +5,23 @@
 //! The webhook's own output parses to the very request that it was made from.
 
 mod container;
+mod findings;
 mod given;
 pub mod hami;
 mod resources;
+mod rules;
 pub(super) mod visible;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
+
+pub use findings::Denial;
+pub(super) use findings::Findings;
+pub(crate) use findings::{cut, shown};
+pub use rules::{CountAlone, CountAloneError, Field, Rules};
 
 use super::constraint;
 use super::request::{Phase, PodRequest};
-
-/// What a count alone means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum CountAlone {
-    /// Whole cards.
-    #[default]
-    Exclusive,
-    /// A share of this many percent of memory, what time-slicing users have.
-    Share(u8),
-}
-
-/// A text that is neither `exclusive` nor `share-1` to `share-100`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected exclusive, or share-<percent> with a percent of 1 to 100")]
-pub struct CountAloneError;
-
-impl std::str::FromStr for CountAlone {
-    type Err = CountAloneError;
-
-    /// `exclusive` or `share-<percent>`, as the namespace label and the configuration have it.
-    fn from_str(text: &str) -> Result<Self, CountAloneError> {
-        if text == "exclusive" {
-            return Ok(Self::Exclusive);
-        }
-        let percent = text.strip_prefix("share-").filter(|p| p.bytes().all(|b| b.is_ascii_digit()));
-        match percent.and_then(|p| p.parse().ok()) {
-            Some(percent @ 1..=100) => Ok(Self::Share(percent)),
-            _ => Err(CountAloneError),
-        }
-    }
-}
-
-impl fmt::Display for CountAlone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exclusive => f.write_str("exclusive"),
-            Self::Share(percent) => write!(f, "share-{percent}"),
-        }
-    }
-}
-
-/// How requests are read in this cluster, or this namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// The resource prefix, `nvidia.com` unless configured.
-    pub prefix: String,
-    /// What a count alone means.
-    pub count_alone: CountAlone,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { prefix: "nvidia.com".to_owned(), count_alone: CountAlone::Exclusive }
-    }
-}
-
-/// What a resource under the prefix stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field<'a> {
-    /// `gpu`: how many.
-    Count,
-    /// `gpumem`: memory per GPU.
-    Memory,
-    /// `gpumem-percentage`: the same as a share of the card.
-    MemoryPercent,
-    /// `gpucores`: compute per GPU.
-    Cores,
-    /// `priority`: HAMi's, not supported.
-    Priority,
-    /// `mig-<profile>`: how many instances of that profile.
-    Mig(&'a str),
-    /// Begins like a name of ours but is none.
-    Unknown(&'a str),
-}
-
-impl Rules {
-    /// What the resource `name` stands for, `None` where it is not ours to read.
-    pub fn field<'a>(&self, name: &'a str) -> Option<Field<'a>> {
-        let name = name.strip_prefix(self.prefix.as_str())?.strip_prefix('/')?;
-        Some(match name {
-            "gpu" => Field::Count,
-            "gpumem" => Field::Memory,
-            "gpumem-percentage" => Field::MemoryPercent,
-            "gpucores" => Field::Cores,
-            "priority" => Field::Priority,
-            _ => match name.strip_prefix("mig-") {
-                Some(profile) => Field::Mig(profile),
-                None if name.starts_with("gpu") => Field::Unknown(name),
-                None => return None,
-            },
-        })
-    }
-
-    /// Whether no node advertises the resource `name`, so that the webhook removes it from a GPU container once it is written
-    /// into the request annotation.
-    pub fn is_removed(&self, name: &str) -> bool {
-        matches!(self.field(name), Some(Field::Memory | Field::MemoryPercent | Field::Cores | Field::Priority))
-    }
-
-    /// The resource that counts GPUs.
-    pub fn count_name(&self) -> String {
-        format!("{}/gpu", self.prefix)
-    }
-}
 
 /// Where a container's `NVIDIA_VISIBLE_DEVICES` comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,49 +94,6 @@ pub struct Given {
     pub unknown: Vec<String>,
 }
 
-/// A request that can never run, in words a user can act on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
-    /// The container, where one is to blame.
-    pub container: Option<String>,
-    /// The field: a resource name, an annotation key, a variable.
-    pub field: String,
-    /// Its value as written, cut where it is very long.
-    pub value: String,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What to write instead.
-    pub remedy: String,
-}
-
-impl Denial {
-    /// A denial. What a user wrote is cut to what fits a message; `problem` quotes it by [`shown`] alone.
-    pub fn new(
-        container: Option<&str>,
-        field: impl Into<String>,
-        value: impl AsRef<str>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            container: container.map(shown),
-            field: shown(&field.into()),
-            value: shown(value.as_ref()),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
-
-impl fmt::Display for Denial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(container) = &self.container {
-            write!(f, "container {container:?}: ")?;
-        }
-        write!(f, "{}: {:?}: {}; {}", self.field, self.value, self.problem, self.remedy)
-    }
-}
-
 /// What the parser found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Parsed {
@@ -247,60 +106,6 @@ pub struct Parsed {
     pub visible_all: Vec<Arc<str>>,
     /// Containers that ask for no GPU but take `NVIDIA_VISIBLE_DEVICES` from somewhere unreadable at admission.
     pub visible_indirect: Vec<Arc<str>>,
-}
-
-/// What was found wrong or noteworthy so far. Of each kind the first [`Findings::MOST`] are told: an answer to an admission
-/// request must stay small whatever the pod.
-#[derive(Debug, Default)]
-pub(super) struct Findings {
-    denials: Vec<Denial>,
-    denied: usize,
-    warnings: Vec<String>,
-    warned: usize,
-}
-
-impl Findings {
-    const MOST: usize = 50;
-
-    pub(super) fn deny(&mut self, denial: Denial) {
-        self.denied += 1;
-        if self.denied <= Self::MOST {
-            self.denials.push(denial);
-        }
-    }
-
-    /// How many denials so far, told or not.
-    pub(super) fn denied(&self) -> usize {
-        self.denied
-    }
-
-    pub(super) fn warn(&mut self, container: Option<&str>, text: impl fmt::Display) {
-        self.warned += 1;
-        if self.warned <= Self::MOST {
-            self.warnings.push(match container {
-                Some(container) => format!("container {:?}: {text}", shown(container)),
-                None => text.to_string(),
-            });
-        }
-    }
-
-    fn into_warnings(mut self) -> Vec<String> {
-        if self.warned > self.warnings.len() {
-            self.warnings.push(format!("{} more warnings are left out", self.warned - self.warnings.len()));
-        }
-        self.warnings
-    }
-
-    /// Answers a name of HAMi's that nothing else reads.
-    pub(super) fn answer(&mut self, container: Option<&str>, row: &hami::Row, name: &str, value: &str) {
-        match row.answer {
-            hami::Answer::Honoured => {}
-            hami::Answer::Warned => self.warn(container, format_args!("{}: {}", shown(name), row.note)),
-            hami::Answer::Refused => {
-                self.deny(Denial::new(container, name, value, "not accepted on a pod that asks for GPUs", row.note));
-            }
-        }
-    }
 }
 
 /// Reads what the containers of one pod ask for. `given` is the decoded annotation `packhorse.dev/request`, empty where absent.
@@ -347,47 +152,8 @@ pub fn parse(rules: &Rules, pod: &RawPod<'_>, given: &Given) -> Result<Parsed, V
         }
     }
     if found.denied() > 0 {
-        return Err(found.denials);
+        return Err(found.into_denials());
     }
     parsed.warnings = found.into_warnings();
     Ok(parsed)
-}
-
-/// What a user wrote, as a message shows it.
-pub(crate) fn shown(value: &str) -> String {
-    cut(value, 120)
-}
-
-/// The first `longest` bytes or a little less, between characters.
-pub(crate) fn cut(text: &str, longest: usize) -> String {
-    if text.len() <= longest {
-        return text.to_owned();
-    }
-    let mut end = longest;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn count_alone_reads_what_it_writes() {
-        for text in ["exclusive", "share-1", "share-50", "share-100"] {
-            assert_eq!(text.parse::<CountAlone>().map(|c| c.to_string()), Ok(text.to_owned()));
-        }
-        for text in ["", "share", "share-", "share-0", "share-101", "share-+5", "share-5%", "Exclusive"] {
-            assert_eq!(text.parse::<CountAlone>(), Err(CountAloneError), "{text}");
-        }
-    }
-
-    #[test]
-    fn long_values_are_cut_between_characters() {
-        assert_eq!(shown("short"), "short");
-        let long = "ä".repeat(1_000);
-        assert!(shown(&long).len() < 130, "{}", shown(&long));
-    }
 }

@@ -60,6 +60,12 @@ fn a_given_entry_decides_and_must_agree() {
             "packhorse.dev/request field exclusive",
             "fixes memory",
         ),
+        (
+            json!({}),
+            json!({"exclusive": true, "cores": 30}),
+            "packhorse.dev/request field cores",
+            "a part of the cores",
+        ),
         (json!({}), json!({"count": 0, "memory": 5}), "packhorse.dev/request field count", "field memory is 5"),
         (json!({}), json!({"count": 0, "mig": "1g.10gb", "memory": 5}), "packhorse.dev/request field count", "is 5"),
         (json!({}), json!({"count": 1, "index": [1, 2]}), "packhorse.dev/request", "names 2 devices"),

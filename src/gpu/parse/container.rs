@@ -20,7 +20,7 @@ pub(super) fn read(
 ) -> Option<ContainerRequest> {
     let before = found.denied();
     let resources = resources::read(rules, raw, found);
-    let visible = visible::read(raw, found);
+    let visible = visible::read(rules, raw, found);
     let mut given_pins = Pins::default();
     let wanted = match entry {
         None => resources,
@@ -43,7 +43,7 @@ pub(super) fn read(
     let pins = pins(raw, given_pins, &visible, found)?;
     let names = Names { rules, given: entry.is_some() };
     let decided = decide(&names, raw.name, &wanted, &pins, found)?;
-    totals(raw, decided.is_some(), found);
+    totals(rules, raw, decided.is_some(), found);
     let Some((count, ask)) = decided else {
         match visible {
             Visible::All => parsed.visible_all.push(raw.name.into()),
@@ -68,7 +68,7 @@ pub(super) fn read(
             if matches!(visible, Visible::Pinned(_)) { visible::FIELD } else { given::FIELD },
             uuid,
             format!("the container asks for MIG instances of {profile}, this is a whole GPU"),
-            "name the UUIDs of MIG instances, or ask for nvidia.com/gpu",
+            format!("name the UUIDs of MIG instances, or ask for {}", rules.count_name()),
         ));
     }
     (found.denied() == before).then(|| ContainerRequest {
@@ -250,7 +250,7 @@ fn pins_text(pins: &Pins) -> String {
 }
 
 /// The totals belong to GPU containers: on another one they would take room from the node that no device stands for.
-fn totals(raw: &RawContainer<'_>, gpu: bool, found: &mut Findings) {
+fn totals(rules: &Rules, raw: &RawContainer<'_>, gpu: bool, found: &mut Findings) {
     for (name, value) in raw.limits.iter().chain(&raw.requests) {
         if !name.starts_with("packhorse.dev/") {
             continue;
@@ -262,7 +262,8 @@ fn totals(raw: &RawContainer<'_>, gpu: bool, found: &mut Findings) {
             );
         } else if !gpu {
             let problem = "a total without a GPU; only Packhorse writes totals";
-            let remedy = "remove it; ask for GPU memory by nvidia.com/gpumem, for cores by nvidia.com/gpucores";
+            let prefix = &rules.prefix;
+            let remedy = format!("remove it; ask for GPU memory by {prefix}/gpumem, for cores by {prefix}/gpucores");
             found.deny(Denial::new(Some(raw.name), *name, value, problem, remedy));
             return;
         }

@@ -44,6 +44,15 @@ pub(super) fn read(container: &str, entry: &GivenRequest, found: &mut Findings) 
         mig: Vec::new(),
         named: false,
     };
+    if wanted.exclusive && !matches!(wanted.cores, 0 | 100) {
+        found.deny(Denial::new(
+            Some(container),
+            format!("{FIELD} field cores"),
+            wanted.cores.to_string(),
+            "a part of the cores of whole GPUs",
+            "remove cores, or exclusive",
+        ));
+    }
     if let Some(profile) = &entry.mig {
         if is_mig_profile(profile) {
             match wanted.count {

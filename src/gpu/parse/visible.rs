@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::resources::MOST_DEVICES;
-use super::{Denial, Findings, RawContainer, VisibleDevices, shown};
+use super::{Denial, Findings, RawContainer, Rules, VisibleDevices, shown};
 
 /// The variable's name.
 pub(super) const FIELD: &str = "NVIDIA_VISIBLE_DEVICES";
@@ -41,7 +41,7 @@ pub(super) enum Visible {
 }
 
 /// Reads the variable of one container. `None` where it was denied.
-pub(super) fn read(raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visible> {
+pub(super) fn read(rules: &Rules, raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visible> {
     let text = match raw.visible_devices {
         VisibleDevices::Absent | VisibleDevices::Ours => return Some(Visible::Unset),
         VisibleDevices::Indirect => return Some(Visible::Indirect),
@@ -54,7 +54,7 @@ pub(super) fn read(raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visib
     }
     let mut pins = Pins::default();
     if text.split(',').nth(MOST_DEVICES as usize).is_some() {
-        deny(raw.name, text, "more devices than any node has".to_owned(), found);
+        deny(rules, raw.name, text, "more devices than any node has".to_owned(), found);
         return None;
     }
     for item in text.split(',').map(str::trim) {
@@ -68,6 +68,7 @@ pub(super) fn read(raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visib
             !double
         } else {
             deny(
+                rules,
                 raw.name,
                 text,
                 format!("{:?} is neither an index nor the UUID of a GPU or MIG instance", shown(item)),
@@ -76,20 +77,20 @@ pub(super) fn read(raw: &RawContainer<'_>, found: &mut Findings) -> Option<Visib
             return None;
         };
         if !known {
-            deny(raw.name, text, format!("{item:?} is named twice"), found);
+            deny(rules, raw.name, text, format!("{:?} is named twice", shown(item)), found);
             return None;
         }
     }
     if !pins.index.is_empty() && !pins.uuid.is_empty() {
-        deny(raw.name, text, "indices and UUIDs are mixed".to_owned(), found);
+        deny(rules, raw.name, text, "indices and UUIDs are mixed".to_owned(), found);
         return None;
     }
     Some(Visible::Pinned(pins))
 }
 
-fn deny(container: &str, text: &str, problem: String, found: &mut Findings) {
-    let remedy =
-        "write indices such as 0,1 or UUIDs such as GPU-… or MIG-…, or remove the variable and ask by nvidia.com/gpu";
+fn deny(rules: &Rules, container: &str, text: &str, problem: String, found: &mut Findings) {
+    let count = rules.count_name();
+    let remedy = format!("write indices such as 0,1 or UUIDs such as GPU-… or MIG-…, or remove it and ask by {count}");
     found.deny(Denial::new(Some(container), FIELD, text, problem, remedy));
 }
 

@@ -1,0 +1,44 @@
+//! What a pod requests of its host, as Kubernetes computes it. Read by the ledger and by scoring: a GPU on a node without CPU or
+//! memory left is stranded.
+
+use std::collections::BTreeMap;
+
+use super::super::pod::{PodView, RawQuantity, ResourcesView, Text};
+use super::containers;
+use crate::gpu::quantity;
+use crate::gpu::request::Phase;
+
+/// What a pod requests of its host, in millicores and bytes, as Kubernetes computes it: the larger of the running phase (app
+/// containers and sidecars) and of each init container beside the sidecars before it; what the pod as a whole requests instead,
+/// where it does; plus its overhead. A limit without a request counts as the request.
+///
+/// An API server accepts no unreadable quantity; should one come nevertheless, it counts as nothing.
+pub fn host_requests(pod: &PodView<'_>) -> (i64, i64) {
+    (host_request(pod, "cpu", quantity::millicores), host_request(pod, "memory", quantity::bytes))
+}
+
+fn host_request(pod: &PodView<'_>, name: &str, read: fn(&str) -> Result<u64, quantity::QuantityError>) -> i64 {
+    let value = |list: Option<&BTreeMap<Text<'_>, RawQuantity<'_>>>| -> Option<i64> {
+        let quantity = read(list?.get(name)?.as_ref()).unwrap_or(0);
+        Some(i64::try_from(quantity).unwrap_or(i64::MAX))
+    };
+    let of =
+        |resources: &ResourcesView<'_>| value(resources.requests.as_ref()).or_else(|| value(resources.limits.as_ref()));
+    let (mut running, mut peak, mut any) = (0_i64, 0_i64, false);
+    for (container, phase) in containers(pod) {
+        let Some(amount) = of(&container.resources) else { continue };
+        any = true;
+        if phase == Phase::Init {
+            peak = peak.max(running.saturating_add(amount));
+        } else {
+            running = running.saturating_add(amount);
+        }
+    }
+    let mut total = running.max(peak);
+    if let Some(resources) = &pod.spec.resources {
+        // A pod-level limit is the request only where no container requests anything of it.
+        let limit = || value(resources.limits.as_ref()).filter(|_| !any);
+        total = value(resources.requests.as_ref()).or_else(limit).unwrap_or(total);
+    }
+    total.saturating_add(value(Some(&pod.spec.overhead)).unwrap_or(0))
+}
