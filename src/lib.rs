@@ -19,5 +19,6 @@ pub mod extender;
 pub mod gpu;
 pub mod kube_api;
 pub mod ledger;
+pub mod metrics;
 pub mod serve;
 pub mod webhook;
