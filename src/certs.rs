@@ -147,7 +147,7 @@ impl Settings {
 /// Which certificate a series is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
-    /// `serving` or `ca`.
+    /// `webhook`, `extender` or `ca`.
     pub kind: &'static str,
 }
 

@@ -10,6 +10,8 @@
 //! nobody above it tells errors apart.
 
 pub mod certs;
+pub mod config;
+pub mod server;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// Serve the admission webhook and the scheduler extender.
+    Server(Box<server::Args>),
     /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
     Certs(certs::Args),
 }
@@ -41,6 +45,7 @@ pub fn main() -> ExitCode {
     };
     crate::serve::tls::install_provider();
     let done = match cli.role {
+        Role::Server(args) => server::run(*args),
         Role::Certs(args) => certs::run(args),
     };
     match done {

@@ -15,8 +15,9 @@ pub fn trusts(configuration: &MutatingWebhookConfiguration, certificate: &str) -
         })
 }
 
-/// The JSON Patch that gives every webhook this bundle; `None` where all have it. It fails where the configuration has changed
-/// since it was read: whoever read an older Secret must not take a newer CA out of the bundle again.
+/// The JSON Patch that gives every webhook this bundle; `None` where all have it. It names the version read, so that the API
+/// server refuses it with a conflict where the configuration has changed since: whoever read an older Secret must not take a
+/// newer CA out of the bundle again.
 pub fn patch(configuration: &MutatingWebhookConfiguration, bundle: &str) -> Option<Value> {
     let webhooks = configuration.webhooks.as_deref().unwrap_or_default();
     let wanted = ByteString(bundle.as_bytes().to_vec());
@@ -32,7 +33,7 @@ pub fn patch(configuration: &MutatingWebhookConfiguration, bundle: &str) -> Opti
         return None;
     }
     let version = configuration.metadata.resource_version.as_deref().unwrap_or_default();
-    operations.insert(0, json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
+    operations.insert(0, json!({"op": "add", "path": "/metadata/resourceVersion", "value": version}));
     Some(Value::Array(operations))
 }
 
@@ -60,7 +61,7 @@ mod tests {
         assert_eq!(
             patch,
             json!([
-                {"op": "test", "path": "/metadata/resourceVersion", "value": "7"},
+                {"op": "add", "path": "/metadata/resourceVersion", "value": "7"},
                 {"op": "add", "path": "/webhooks/1/clientConfig/caBundle", "value": "bmV3"},
                 {"op": "add", "path": "/webhooks/2/clientConfig/caBundle", "value": "bmV3"},
             ])

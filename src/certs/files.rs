@@ -40,6 +40,8 @@ struct Content {
 /// Follows a pair of files.
 #[derive(Debug)]
 pub struct Files {
+    /// Which certificate this is in the metrics.
+    kind: &'static str,
     pair: Pair,
     serving: Arc<Serving>,
     metrics: Metrics,
@@ -49,13 +51,18 @@ pub struct Files {
 }
 
 impl Files {
-    /// Loads the pair into `serving`.
+    /// Loads the pair into `serving`; `kind` is its name in the metrics.
     ///
     /// # Errors
     /// [`LoadError`] names the files.
-    pub async fn load(pair: Pair, serving: Arc<Serving>, metrics: Metrics) -> Result<Self, LoadError> {
+    pub async fn load(
+        kind: &'static str,
+        pair: Pair,
+        serving: Arc<Serving>,
+        metrics: Metrics,
+    ) -> Result<Self, LoadError> {
         let content = read(&pair).await?;
-        let mut files = Self { pair, serving, metrics, in_use: content.clone(), damaged: None };
+        let mut files = Self { kind, pair, serving, metrics, in_use: content.clone(), damaged: None };
         files.present(content)?;
         Ok(files)
     }
@@ -105,7 +112,7 @@ impl Files {
         if served.not_after <= SystemTime::now() {
             tracing::warn!(file = %self.pair.certificate.display(), "certificates: the certificate has ended; clients refuse it");
         }
-        self.metrics.ends("serving", served.not_after);
+        self.metrics.ends(self.kind, served.not_after);
         self.metrics.renewals.inc();
         tracing::info!(file = %self.pair.certificate.display(), "certificates: certificate from file in use");
         self.serving.swap(served);

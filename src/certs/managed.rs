@@ -212,7 +212,7 @@ impl Managed {
     fn issue(&mut self, settings: &Settings, ca: &Authority, origin: Origin, now: SystemTime) -> Result<(), Error> {
         let leaf = ca.issue(now, &origin.names, settings.leaf_lifetime)?;
         let served = Served::from_pem(leaf.certificate.as_bytes(), leaf.key.as_bytes())?;
-        self.metrics.ends("serving", served.not_after);
+        self.metrics.ends("webhook", served.not_after);
         self.metrics.renewals.inc();
         tracing::info!(names = ?origin.names, ends = %shown(served.not_after), "certificates: new leaf certificate in use");
         self.serving.swap(served);
@@ -344,8 +344,8 @@ impl ApiObjects {
                 tracing::info!(name, "certificates: CA bundle published");
                 Ok(Round::Done)
             }
-            // A failed test of the patch is 422; either way the configuration has changed since it was read.
-            Err(error) if is_conflict(&error) || status(&error) == Some(422) => Ok(Round::Again),
+            // Changed since it was read.
+            Err(error) if is_conflict(&error) => Ok(Round::Again),
             Err(source) => Err(failed(source)),
         }
     }

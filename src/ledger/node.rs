@@ -12,9 +12,9 @@ use arc_swap::ArcSwap;
 use super::pods::{Damage, PodEntry};
 use super::version::Versions;
 use crate::gpu::allocation::Holding;
-use crate::gpu::device::Refused;
 use crate::gpu::node::Node;
 use crate::gpu::request::PodRequest;
+use crate::kube_api::host::HostRequest;
 
 /// What placement can know of a node.
 #[derive(Debug, Clone)]
@@ -56,8 +56,6 @@ pub struct Snapshot {
     pub schedulable: bool,
     /// The node's labels, where the settings keep them.
     pub labels: Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>,
-    /// Pods bound here that the node's agent refuses to start. Mostly empty.
-    pub refused: Arc<[Refused]>,
     /// Pending pods nominated to this node, highest priority first, then by UID. Mostly empty.
     pub nominated: Arc<[Nominated]>,
 }
@@ -84,7 +82,7 @@ pub(super) struct Truth {
     /// Host requests of the other pods here.
     pub(super) host: HashMap<PodKey, HostRequest>,
     host_sum: HostRequest,
-    nominated: Arc<[Nominated]>,
+    nominated: Vec<Nominated>,
     /// Taken out of the ledger's map; whoever still holds the entry must look it up again.
     pub(super) removed: bool,
 }
@@ -93,7 +91,6 @@ pub(super) struct Truth {
 #[derive(Debug, Clone)]
 pub(super) struct NodeInfo {
     pub(super) devices: Devices,
-    pub(super) refused: Arc<[Refused]>,
     pub(super) prefer_no_schedule: bool,
     pub(super) schedulable: bool,
     pub(super) labels: Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>,
@@ -108,15 +105,6 @@ pub(super) enum Devices {
     Listed(Node),
     None,
     Damaged,
-}
-
-/// CPU and memory of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct HostRequest {
-    /// Millicores.
-    pub(super) cpu: i64,
-    /// Bytes.
-    pub(super) memory: i64,
 }
 
 /// A pod's UID in 16 bytes.
@@ -148,8 +136,7 @@ impl NodeEntry {
             prefer_no_schedule: false,
             schedulable: false,
             labels: None,
-            refused: Arc::default(),
-            nominated: Arc::default(),
+            nominated: Arc::from([]),
         };
         Self {
             name,
@@ -218,14 +205,15 @@ impl Truth {
 
     /// Sets or removes one nomination; true where something changed.
     pub(super) fn set_nominated(&mut self, uid: &str, nominated: Option<Nominated>) -> bool {
-        let known = self.nominated.iter().find(|n| *n.uid == *uid);
-        if known == nominated.as_ref() {
-            return false;
+        let position = self.nominated.iter().position(|n| *n.uid == *uid);
+        match (position, nominated) {
+            (Some(position), Some(new)) if self.nominated[position] == new => return false,
+            (Some(position), Some(new)) => self.nominated[position] = new,
+            (Some(position), None) => drop(self.nominated.swap_remove(position)),
+            (None, Some(new)) => self.nominated.push(new),
+            (None, None) => return false,
         }
-        let mut all: Vec<Nominated> = self.nominated.iter().filter(|n| *n.uid != *uid).cloned().collect();
-        all.extend(nominated);
-        all.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.uid.cmp(&b.uid)));
-        self.nominated = all.into();
+        self.nominated.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.uid.cmp(&b.uid)));
         true
     }
 
@@ -238,8 +226,7 @@ impl Truth {
                 prefer_no_schedule: false,
                 schedulable: false,
                 labels: None,
-                refused: Arc::default(),
-                nominated: Arc::clone(&self.nominated),
+                nominated: self.nominated.as_slice().into(),
             };
         };
         let state = match &info.devices {
@@ -268,8 +255,7 @@ impl Truth {
             prefer_no_schedule: info.prefer_no_schedule,
             schedulable: info.schedulable,
             labels: info.labels.clone(),
-            refused: Arc::clone(&info.refused),
-            nominated: Arc::clone(&self.nominated),
+            nominated: self.nominated.as_slice().into(),
         }
     }
 }
