@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test's own tools a panic is the test's failure")]
 
 mod api;
-mod callers;
+pub(crate) mod callers;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,9 +18,10 @@ use packhorse::certs::serving::Serving;
 use packhorse::certs::{Metrics, Settings};
 use packhorse::serve;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use tokio::net::TcpListener;
 
-use api::FakeApi;
+use api::Cluster;
 
 /// Lives so short that a test sees many of them.
 fn settings() -> Settings {
@@ -39,7 +40,7 @@ fn metrics() -> Metrics {
 }
 
 /// A server that answers 200, and a task that keeps its certificate.
-async fn replica(api: &FakeApi, settings: Settings) -> (SocketAddr, Arc<Serving>) {
+async fn replica(api: &Cluster, settings: Settings) -> (SocketAddr, Arc<Serving>) {
     let serving = Arc::new(Serving::default());
     let managed =
         Managed::new(api.client(), Arc::new(ArcSwap::from_pointee(settings)), Arc::clone(&serving), metrics());
@@ -67,7 +68,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_leaf_certificates_are_renewed_and_the_ca_is_replaced() {
-    let api = FakeApi::new();
+    let api = Cluster::new().await;
     // One looks rarely: it presents the old CA's leaf certificate while the other has moved on.
     let slow = Settings { poll_interval: Duration::from_millis(500), ..settings() };
     let replicas = [replica(&api, settings()).await, replica(&api, slow).await];
@@ -107,18 +108,15 @@ async fn no_call_fails_while_leaf_certificates_are_renewed_and_the_ca_is_replace
 
 #[tokio::test]
 async fn a_ca_put_into_the_secret_by_hand_is_published_before_it_is_used() {
-    let api = FakeApi::new();
+    let api = Cluster::new().await;
     let (address, serving) = replica(&api, settings()).await;
     eventually("a certificate", || serving.current().is_some()).await;
     eventually("a bundle", || !api.bundles()[0].is_empty()).await;
 
     let other = Authority::generate(SystemTime::now(), Duration::from_secs(3600)).unwrap();
-    api.edit_secret(|secret| {
-        use base64::Engine as _;
-        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        secret["data"]["ca.crt"] = encode(&other.certificate).into();
-        secret["data"]["ca.key"] = encode(&other.key).into();
-    });
+    api.patch_secret(
+        &json!({"data": {"ca.crt": api::encoded(&other.certificate), "ca.key": api::encoded(&other.key)}}),
+    );
     eventually("the bundle is the new CA", || api.bundles().iter().all(|bundle| *bundle == other.certificate)).await;
     let config = callers::trusting(&other.certificate);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -130,34 +128,32 @@ async fn a_ca_put_into_the_secret_by_hand_is_published_before_it_is_used() {
 
 #[tokio::test]
 async fn a_certificate_is_renewed_while_the_api_server_is_away() {
-    let api = FakeApi::new();
+    let api = Cluster::new().await;
     let (address, serving) = replica(&api, settings()).await;
     eventually("a bundle", || !api.bundles()[0].is_empty()).await;
     let first = serving.current().unwrap().not_after;
-    api.set_away(true);
+    api.fail(usize::MAX);
     eventually("renewed", || serving.current().unwrap().not_after > first).await;
     let mut sender = callers::connect(address, callers::trusting(&api.bundles()[0])).await.unwrap();
     callers::get(&mut sender, "/").await.unwrap();
 }
 
 #[tokio::test]
-async fn begins_when_the_api_server_comes() {
-    let api = FakeApi::new();
-    api.set_away(true);
+async fn begins_when_the_api_server_answers() {
+    let api = Cluster::new().await;
+    api.fail(4);
     let (_, serving) = replica(&api, settings()).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!serving.is_usable(SystemTime::now()), "nothing to present yet");
-    api.set_away(false);
     eventually("usable", || serving.is_usable(SystemTime::now())).await;
 }
 
 #[tokio::test]
 async fn a_damaged_secret_changes_nothing() {
-    let api = FakeApi::new();
+    let api = Cluster::new().await;
     let (_, serving) = replica(&api, settings()).await;
     eventually("a bundle", || !api.bundles()[0].is_empty()).await;
     let (bundle, first) = (api.bundles(), serving.current().unwrap().not_after);
-    api.edit_secret(|secret| secret["data"]["ca.crt"] = "bm9uc2Vuc2U=".into());
+    api.patch_secret(&json!({"data": {"ca.crt": api::encoded("nonsense")}}));
     eventually("renewed from the CA known last", || serving.current().unwrap().not_after > first).await;
     assert_eq!(api.bundles(), bundle);
     assert_eq!(api.secret("ca.crt").unwrap(), "nonsense", "what an administrator wrote is not overwritten");
@@ -192,7 +188,7 @@ async fn files_are_reloaded_when_a_volume_swaps_its_link() {
     mount(volume.path(), "..v1", &one);
     let pair = Pair { certificate: volume.path().join("tls.crt"), key: volume.path().join("tls.key") };
     let serving = Arc::new(Serving::default());
-    let files = Files::load(pair, Arc::clone(&serving), metrics()).await.unwrap();
+    let files = Files::load("webhook", pair, Arc::clone(&serving), metrics()).await.unwrap();
     tokio::spawn(files.follow(Duration::from_millis(20)));
     let address = listen(&serving).await;
     callers::connect(address, callers::trusting(&one.certificate)).await.unwrap();
@@ -212,7 +208,7 @@ async fn damaged_files_keep_the_last_good_certificate_and_are_counted() {
     mount(volume.path(), "..v1", &one);
     let pair = Pair { certificate: volume.path().join("tls.crt"), key: volume.path().join("tls.key") };
     let (serving, metrics) = (Arc::new(Serving::default()), metrics());
-    let files = Files::load(pair, Arc::clone(&serving), metrics.clone()).await.unwrap();
+    let files = Files::load("webhook", pair, Arc::clone(&serving), metrics.clone()).await.unwrap();
     tokio::spawn(files.follow(Duration::from_millis(20)));
     let address = listen(&serving).await;
 
@@ -232,10 +228,10 @@ async fn damaged_files_keep_the_last_good_certificate_and_are_counted() {
 async fn files_that_cannot_be_served_at_the_start_are_named() {
     let volume = tempfile::tempdir().unwrap();
     let pair = Pair { certificate: volume.path().join("tls.crt"), key: volume.path().join("tls.key") };
-    let error = Files::load(pair.clone(), Arc::default(), metrics()).await.unwrap_err().to_string();
+    let error = Files::load("webhook", pair.clone(), Arc::default(), metrics()).await.unwrap_err().to_string();
     assert!(error.contains("tls.crt") && error.contains("No such file"), "{error}");
     mount(volume.path(), "..v1", &authority());
     std::fs::write(&pair.key, authority().key).unwrap();
-    let error = Files::load(pair, Arc::default(), metrics()).await.unwrap_err().to_string();
+    let error = Files::load("webhook", pair, Arc::default(), metrics()).await.unwrap_err().to_string();
     assert!(error.contains("tls.key") && error.contains("the key does not belong to the certificate"), "{error}");
 }

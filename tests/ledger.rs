@@ -12,4 +12,3 @@ mod damage;
 mod doubts;
 mod nodes;
 mod replay;
-mod watch;

@@ -10,25 +10,39 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::api::FakeApi;
+use super::api::Cluster;
 
 pub(crate) const HOST: &str = "packhorse-server.packhorse-system.svc";
 
 /// A client's TLS configuration that trusts the CAs in `bundle`.
 pub(crate) fn trusting(bundle: &str) -> Arc<ClientConfig> {
+    finished(builder(bundle).with_no_client_auth())
+}
+
+/// The same with a certificate of its own and its key (PKCS 8).
+pub(crate) fn trusting_with(bundle: &str, certificate: CertificateDer<'static>, key: Vec<u8>) -> Arc<ClientConfig> {
+    let key = PrivateKeyDer::Pkcs8(key.into());
+    finished(builder(bundle).with_client_auth_cert(vec![certificate], key).unwrap())
+}
+
+fn builder(bundle: &str) -> rustls::ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    builder.with_root_certificates(roots)
+}
+
+fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
     // A resumed session skips the certificate, which is what is tested here.
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
@@ -82,7 +96,7 @@ impl Tally {
 /// Calls all `addresses` without a break until stopped. The bundle is read again every `lag`, as an API server hears of a
 /// changed configuration a moment late.
 pub(crate) fn start(
-    api: &FakeApi,
+    api: &Cluster,
     addresses: &[SocketAddr],
     lag: Duration,
 ) -> (Arc<Tally>, Vec<tokio::task::JoinHandle<()>>) {
