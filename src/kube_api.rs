@@ -6,7 +6,6 @@ pub mod allocation;
 pub mod calls;
 pub mod extender;
 pub mod fields;
-pub mod host;
 pub mod inventory;
 pub mod names;
 pub mod node;

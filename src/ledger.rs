@@ -25,6 +25,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 pub use booking::{BookError, BookingPod};
@@ -47,7 +48,7 @@ const STRIPES: usize = 256;
 /// Lock order: a pod's turn, then one node's truth; never two nodes at once. No guard of a map is held while a lock is taken.
 #[derive(Debug)]
 pub struct Ledger {
-    settings: Settings,
+    settings: Arc<ArcSwap<Settings>>,
     metrics: Metrics,
     nodes: DashMap<Arc<str>, Arc<NodeEntry>>,
     /// Bound, booked, and nominated pods by UID.
@@ -67,13 +68,13 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self::new(Settings::default(), Metrics::default())
+        Self::new(Arc::default(), Metrics::default())
     }
 }
 
 impl Ledger {
     /// An empty ledger, not ready.
-    pub fn new(settings: Settings, metrics: Metrics) -> Self {
+    pub fn new(settings: Arc<ArcSwap<Settings>>, metrics: Metrics) -> Self {
         Self {
             settings,
             metrics,
@@ -128,6 +129,10 @@ impl Ledger {
     /// A counter that grows whenever room may have become available; for tasks that wait for it.
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
     fn room_may_be_free(&self) {

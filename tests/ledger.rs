@@ -12,3 +12,4 @@ mod damage;
 mod doubts;
 mod nodes;
 mod replay;
+mod watch;

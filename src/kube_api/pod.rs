@@ -383,6 +383,21 @@ pub struct PodStatusView<'a> {
     pub phase: Option<Text<'a>>,
     #[serde(borrow)]
     pub nominated_node_name: Option<Text<'a>>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub conditions: Vec<PodConditionView<'a>>,
+}
+
+/// A condition.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the Kubernetes API")]
+pub struct PodConditionView<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    #[serde(borrow)]
+    pub status: Text<'a>,
+    #[serde(borrow)]
+    pub last_transition_time: Option<Text<'a>>,
 }
 
 #[cfg(test)]

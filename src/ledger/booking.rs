@@ -79,7 +79,7 @@ impl Ledger {
                 NodeState::NoInventory => return Err(BookError::NoFit(Reason::NoInventory)),
                 NodeState::Damaged => return Err(BookError::NoFit(Reason::InventoryDamaged)),
             };
-            let counted = self.settings.host_requests;
+            let counted = self.settings().host_requests;
             let entry = Arc::new(PodEntry {
                 uid: Arc::clone(&pod.uid),
                 namespace: self.strings.get(&pod.namespace),
@@ -95,7 +95,7 @@ impl Ledger {
                 unknown: false,
                 owned: known.as_ref().is_some_and(|known| known.owned),
                 terminating: false,
-                bound_seen: 0,
+                bound_at: 0,
                 damaged: None,
                 foreign: false,
                 text: 0,

@@ -154,7 +154,7 @@ impl Ledger {
             return;
         }
         match self.doubts.get(&question.uid) {
-            Some((Doubt::Unknown, since)) if since >= self.settings.unknown_bind() => {
+            Some((Doubt::Unknown, since)) if since >= self.settings().unknown_bind() => {
                 tracing::info!(
                     namespace = %question.namespace, name = %question.name, uid = %question.uid,
                     "a bind of unknown outcome did not happen; its booking is taken back"

@@ -21,7 +21,7 @@ impl Ledger {
     pub(super) async fn write_events(&self, client: &Client) {
         let mut waiting = self.reports.waiting.lock().await;
         while let Some(report) = waiting.recv().await {
-            if !self.settings.events {
+            if !self.settings().events {
                 continue;
             }
             match tokio::time::timeout(PATIENCE, write(client, &report)).await {

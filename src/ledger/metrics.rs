@@ -102,7 +102,7 @@ impl Collector for Totals {
         let help = "Pods that the watch has not confirmed: bookings, and pods missing from a list";
         gauges(&mut encoder, "packhorse_ledger_unconfirmed", help, "kind", &open)?;
 
-        if self.0.settings.device_metrics {
+        if self.0.settings().device_metrics {
             let kinds: [(&str, &str, Value); 3] = [
                 ("packhorse_ledger_device_memory_mebibytes", "MiB booked on a device", |usage| usage.memory),
                 ("packhorse_ledger_device_cores_percent", "Percent of cores booked on a device", |usage| usage.cores),

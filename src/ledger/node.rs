@@ -12,9 +12,9 @@ use arc_swap::ArcSwap;
 use super::pods::{Damage, PodEntry};
 use super::version::Versions;
 use crate::gpu::allocation::Holding;
+use crate::gpu::device::Refused;
 use crate::gpu::node::Node;
 use crate::gpu::request::PodRequest;
-use crate::kube_api::host::HostRequest;
 
 /// What placement can know of a node.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub schedulable: bool,
     /// The node's labels, where the settings keep them.
     pub labels: Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>,
+    /// Pods bound here that the node's agent refuses to start. Mostly empty.
+    pub refused: Arc<[Refused]>,
     /// Pending pods nominated to this node, highest priority first, then by UID. Mostly empty.
     pub nominated: Arc<[Nominated]>,
 }
@@ -82,7 +84,7 @@ pub(super) struct Truth {
     /// Host requests of the other pods here.
     pub(super) host: HashMap<PodKey, HostRequest>,
     host_sum: HostRequest,
-    nominated: Vec<Nominated>,
+    nominated: Arc<[Nominated]>,
     /// Taken out of the ledger's map; whoever still holds the entry must look it up again.
     pub(super) removed: bool,
 }
@@ -91,6 +93,7 @@ pub(super) struct Truth {
 #[derive(Debug, Clone)]
 pub(super) struct NodeInfo {
     pub(super) devices: Devices,
+    pub(super) refused: Arc<[Refused]>,
     pub(super) prefer_no_schedule: bool,
     pub(super) schedulable: bool,
     pub(super) labels: Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>,
@@ -105,6 +108,15 @@ pub(super) enum Devices {
     Listed(Node),
     None,
     Damaged,
+}
+
+/// CPU and memory of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct HostRequest {
+    /// Millicores.
+    pub(super) cpu: i64,
+    /// Bytes.
+    pub(super) memory: i64,
 }
 
 /// A pod's UID in 16 bytes.
@@ -136,7 +148,8 @@ impl NodeEntry {
             prefer_no_schedule: false,
             schedulable: false,
             labels: None,
-            nominated: Arc::from([]),
+            refused: Arc::default(),
+            nominated: Arc::default(),
         };
         Self {
             name,
@@ -205,15 +218,14 @@ impl Truth {
 
     /// Sets or removes one nomination; true where something changed.
     pub(super) fn set_nominated(&mut self, uid: &str, nominated: Option<Nominated>) -> bool {
-        let position = self.nominated.iter().position(|n| *n.uid == *uid);
-        match (position, nominated) {
-            (Some(position), Some(new)) if self.nominated[position] == new => return false,
-            (Some(position), Some(new)) => self.nominated[position] = new,
-            (Some(position), None) => drop(self.nominated.swap_remove(position)),
-            (None, Some(new)) => self.nominated.push(new),
-            (None, None) => return false,
+        let known = self.nominated.iter().find(|n| *n.uid == *uid);
+        if known == nominated.as_ref() {
+            return false;
         }
-        self.nominated.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.uid.cmp(&b.uid)));
+        let mut all: Vec<Nominated> = self.nominated.iter().filter(|n| *n.uid != *uid).cloned().collect();
+        all.extend(nominated);
+        all.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.uid.cmp(&b.uid)));
+        self.nominated = all.into();
         true
     }
 
@@ -226,7 +238,8 @@ impl Truth {
                 prefer_no_schedule: false,
                 schedulable: false,
                 labels: None,
-                nominated: self.nominated.as_slice().into(),
+                refused: Arc::default(),
+                nominated: Arc::clone(&self.nominated),
             };
         };
         let state = match &info.devices {
@@ -255,7 +268,8 @@ impl Truth {
             prefer_no_schedule: info.prefer_no_schedule,
             schedulable: info.schedulable,
             labels: info.labels.clone(),
-            nominated: self.nominated.as_slice().into(),
+            refused: Arc::clone(&info.refused),
+            nominated: Arc::clone(&self.nominated),
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Ledger;
-use super::node::{Devices, NodeInfo, Truth, may_have_room};
+use super::node::{Devices, HostRequest, NodeInfo, Truth, may_have_room};
 use super::report::Object;
+use crate::gpu::device::Refused;
 use crate::gpu::node::Node;
-use crate::kube_api::host::{HostRequest, millis, units};
+use crate::gpu::quantity::{QuantityError, bytes, millicores};
 use crate::kube_api::names::{CORDON, INVENTORY, MIG_STRATEGY_LABEL};
 use crate::kube_api::node::NodeView;
 use crate::kube_api::pod::Text;
@@ -51,14 +52,19 @@ impl Ledger {
         let text = text_of(node);
         let read_before = self.nodes.get(name).map(|entry| Arc::clone(&entry)).and_then(|entry| {
             let truth = entry.lock();
-            truth.info.as_ref().filter(|info| info.text == text).map(|info| info.devices.clone())
+            truth
+                .info
+                .as_ref()
+                .filter(|info| info.text == text)
+                .map(|info| (info.devices.clone(), Arc::clone(&info.refused)))
         });
-        let devices = read_before.unwrap_or_else(|| self.read_devices(node));
+        let (devices, refused) = read_before.unwrap_or_else(|| self.read_devices(node));
         let info = NodeInfo {
             devices,
+            refused,
             prefer_no_schedule: node.prefers_no_schedule(),
             schedulable: node.is_schedulable(),
-            labels: self.settings.node_labels.then(|| self.labels(&node.metadata.labels)),
+            labels: self.settings().node_labels.then(|| self.labels(&node.metadata.labels)),
             host: self.allocatable(node),
             text,
         };
@@ -104,15 +110,17 @@ impl Ledger {
         relist.finish();
     }
 
-    fn read_devices(&self, node: &NodeView<'_>) -> Devices {
+    fn read_devices(&self, node: &NodeView<'_>) -> (Devices, Arc<[Refused]>) {
         let name: &str = &node.metadata.name;
         let object = || Object::node(name, node.metadata.uid.as_deref());
-        let Some(text) = node.metadata.annotations.get(INVENTORY) else { return Devices::None };
+        let Some(text) = node.metadata.annotations.get(INVENTORY) else {
+            return (Devices::None, Arc::default());
+        };
         let decoded = match inventory::decode_with(text, &|text| self.strings.get(text)) {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.damaged(&object(), "UnreadableInventory", &error);
-                return Devices::Damaged;
+                return (Devices::Damaged, Arc::default());
             }
         };
         self.unknown_fields(&object(), INVENTORY, &decoded.unknown);
@@ -130,18 +138,20 @@ impl Ledger {
         }
         let mig_single = node.metadata.labels.get(MIG_STRATEGY_LABEL).is_some_and(|strategy| &**strategy == "single");
         let cordoned = |uuid: &str| inventory::cordon(cordon).any(|other| other == uuid);
-        Devices::Listed(Node::new(&decoded.value, cordoned, mig_single))
+        let listed = Devices::Listed(Node::new(&decoded.value, cordoned, mig_single));
+        (listed, decoded.value.refused.into())
     }
 
     fn allocatable(&self, node: &NodeView<'_>) -> HostRequest {
-        if !self.settings.host_requests {
+        if !self.settings().host_requests {
             return HostRequest::default();
         }
-        let allocatable = &node.status.allocatable;
-        HostRequest {
-            cpu: allocatable.get("cpu").and_then(|quantity| millis(&quantity.0)).unwrap_or(0),
-            memory: allocatable.get("memory").and_then(|quantity| units(&quantity.0)).unwrap_or(0),
-        }
+        // An API server accepts no unreadable quantity; should one come nevertheless, nothing is known of it.
+        let read = |name: &str, read: fn(&str) -> Result<u64, QuantityError>| {
+            let quantity = node.status.allocatable.get(name).and_then(|quantity| read(&quantity.0).ok());
+            quantity.and_then(|quantity| i64::try_from(quantity).ok()).unwrap_or(0)
+        };
+        HostRequest { cpu: read("cpu", millicores), memory: read("memory", bytes) }
     }
 
     fn labels(&self, labels: &BTreeMap<Text<'_>, Text<'_>>) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {

@@ -10,12 +10,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Ledger;
 use super::doubt::Doubt;
-use super::node::{Nominated, PodKey};
+use super::node::{HostRequest, Nominated, PodKey};
 use super::reading::{Given, asked, concerns_gpus, has_ended, node_of, text_of};
 use super::report::Object;
 use crate::gpu::allocation::{Allocation, Holding};
-use crate::kube_api::host::{HostRequest, host_request};
+use crate::gpu::parse::Rules;
+use crate::gpu::request::PodRequest;
 use crate::kube_api::pod::PodView;
+use crate::kube_api::request::{host_requests, read_pod};
 
 /// How much is known of the devices behind a damaged allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +59,8 @@ pub struct PodEntry {
     pub owned: bool,
     /// Whether its deletion has begun.
     pub terminating: bool,
-    /// When this process first saw it bound, in seconds since 1970; 0 before.
-    pub bound_seen: u64,
+    /// When it was bound, in seconds since 1970, as the API server says; else when this process first saw it bound; 0 before.
+    pub bound_at: u64,
     /// Its allocation cannot be read, or contradicts itself.
     pub damaged: Option<Damage>,
     /// It asks for GPUs and was bound without an allocation: what it uses is known from the inventory only.
@@ -158,13 +160,14 @@ impl Ledger {
         // Whatever was in doubt, the API server has answered.
         self.doubts.settle(uid);
         let known = self.pod(uid);
-        let asked = asked(pod, &self.settings.resource_prefix);
-        let host = if self.settings.host_requests { host_request(pod) } else { HostRequest::default() };
+        let settings = self.settings();
+        let asked = asked(pod, &settings.resource_prefix);
+        let host = if settings.host_requests { host_of(pod) } else { HostRequest::default() };
         if !concerns_gpus(pod, &asked) {
             if known.is_some() {
                 self.drop_pod(uid, None);
             }
-            self.set_host(uid, node, self.settings.host_requests.then_some(host));
+            self.set_host(uid, node, settings.host_requests.then_some(host));
             return;
         }
         let text = text_of(pod);
@@ -189,7 +192,7 @@ impl Ledger {
             cpu: host.cpu,
             memory: host.memory,
             confirmed: true,
-            bound_seen: known.as_ref().map(|known| known.bound_seen).filter(|seen| *seen > 0).unwrap_or_else(now),
+            bound_at: known.as_ref().map(|known| known.bound_at).filter(|at| *at > 0).unwrap_or_else(|| bound_at(pod)),
             damaged: given.damaged,
             foreign: given.foreign,
             text,
@@ -216,7 +219,7 @@ impl Ledger {
             }
             return;
         }
-        let asked = asked(pod, &self.settings.resource_prefix);
+        let asked = asked(pod, &self.settings().resource_prefix);
         let wanted = pod.status.nominated_node_name.as_deref().filter(|name| !name.is_empty() && !asked.is_empty());
         let Some(node) = wanted else {
             if known.is_some() {
@@ -224,7 +227,7 @@ impl Ledger {
             }
             return;
         };
-        let host = host_request(pod);
+        let host = host_of(pod);
         let entry = PodEntry {
             nominated: Some(self.strings.get(node)),
             cpu: host.cpu,
@@ -268,7 +271,7 @@ impl Ledger {
             unknown: false,
             owned: pod.metadata.owner_references.iter().any(|owner| owner.controller == Some(true)),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            bound_seen: 0,
+            bound_at: 0,
             damaged: None,
             foreign: false,
             text: 0,
@@ -371,9 +374,17 @@ impl Ledger {
         entry.is_some_and(|entry| entry.lock().has_devices())
     }
 
-    fn request_of(&self, pod: &PodView<'_>) -> Option<Arc<crate::gpu::request::PodRequest>> {
-        let _ = (pod, &self.settings);
-        None
+    /// What a pending pod asks. After admission its annotation says so, whatever a count alone means in its namespace.
+    fn request_of(&self, pod: &PodView<'_>) -> Option<Arc<PodRequest>> {
+        let rules = Rules { prefix: self.settings().resource_prefix.clone(), ..Rules::default() };
+        match read_pod(&rules, pod) {
+            Ok(parsed) => Some(Arc::new(parsed.request)),
+            Err(denials) => {
+                let problem = denials.first().map(ToString::to_string).unwrap_or_default();
+                self.unreadable_request(&Object::pod(pod), problem);
+                None
+            }
+        }
     }
 }
 
@@ -382,6 +393,19 @@ fn holds_the_same(before: &PodEntry, after: &PodEntry) -> bool {
         && before.damaged == after.damaged
         && before.cpu == after.cpu
         && before.memory == after.memory
+}
+
+fn host_of(pod: &PodView<'_>) -> HostRequest {
+    let (cpu, memory) = host_requests(pod);
+    HostRequest { cpu, memory }
+}
+
+/// The Binding itself sets the condition `PodScheduled`.
+fn bound_at(pod: &PodView<'_>) -> u64 {
+    let scheduled = pod.status.conditions.iter().find(|c| &*c.kind == "PodScheduled" && &*c.status == "True");
+    let told = scheduled.and_then(|condition| condition.last_transition_time.as_deref());
+    let told = told.and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    told.and_then(|time| u64::try_from(time.as_second()).ok()).unwrap_or_else(now)
 }
 
 fn now() -> u64 {

@@ -10,11 +10,11 @@ use super::node::whole;
 use super::pods::Damage;
 use super::report::Object;
 use crate::gpu::allocation::{Allocation, Holding};
-use crate::gpu::request::Phase;
 use crate::kube_api::allocation::{self, Salvage};
 use crate::kube_api::fields;
 use crate::kube_api::names::{ALLOCATION, DEVICES_PREFIX, GPU_CORES};
 use crate::kube_api::pod::{ContainerView, PodView};
+use crate::kube_api::request::phases;
 
 /// What a bound pod was given.
 #[derive(Debug, Clone)]
@@ -84,16 +84,6 @@ pub(super) fn text_of(pod: &PodView<'_>) -> u64 {
     hasher.finish()
 }
 
-/// Every container in the pod's order with the phase in which it runs.
-fn phases(pod: &PodView<'_>, ledger: &Ledger) -> Vec<(Arc<str>, Phase)> {
-    let init = pod.spec.init_containers.iter().map(|container| {
-        let sidecar = container.restart_policy.as_deref() == Some("Always");
-        (ledger.strings.get(&container.name), if sidecar { Phase::Sidecar } else { Phase::Init })
-    });
-    let apps = pod.spec.containers.iter().map(|container| (ledger.strings.get(&container.name), Phase::App));
-    init.chain(apps).collect()
-}
-
 impl Ledger {
     /// What a bound pod was given, by its annotations.
     pub(super) fn given(&self, pod: &PodView<'_>, object: &Object<'_>, asked: &[(String, usize)]) -> Given {
@@ -133,7 +123,7 @@ impl Ledger {
         allocation: Allocation,
         lists: &BTreeMap<&str, &str>,
     ) -> Given {
-        let mut holdings = allocation.holdings(&phases(pod, self));
+        let mut holdings = allocation.holdings(&phases(pod));
         let mut damaged = None;
         for (container, list) in lists {
             for uuid in allocation::device_list(list) {

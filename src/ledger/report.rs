@@ -120,6 +120,13 @@ impl Ledger {
         }
     }
 
+    /// A pod that is to be nominated asks for nothing that can be read.
+    pub(super) fn unreadable_request(&self, object: &Object<'_>, problem: String) {
+        if self.reports.tell(object, "UnreadableRequest", problem) {
+            self.metrics.damaged(object.kind, "UnreadableRequest");
+        }
+    }
+
     /// A pod was bound to a GPU node behind our back.
     pub(super) fn foreign(&self, object: &Object<'_>, node: &str) {
         let message = format!(

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The ledger's settings; the defaults are what is shipped. Read at start.
+/// The ledger's settings; the defaults are what is shipped. A change at run time holds for what is read from then on: a list or a
+/// watch from its next start, a node or pod from its next change.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Settings {
@@ -15,7 +16,7 @@ pub struct Settings {
     pub node_labels: bool,
     /// Objects per page of a list, 1 or more.
     pub page_size: u32,
-    /// How long one watch call lasts before it is renewed; a connection that died silently is noticed 15 s later.
+    /// How long one watch call lasts before it is renewed, 1 to 294; a connection that died silently is noticed 15 s later.
     pub watch_seconds: u32,
     /// After a bind whose outcome is unknown, how long a pod seen unbound by a GET may still become bound: the API server's
     /// own request timeout (60 s) and a little.
@@ -44,9 +45,5 @@ impl Default for Settings {
 impl Settings {
     pub(super) fn unknown_bind(&self) -> Duration {
         Duration::from_secs(self.unknown_bind_seconds.into())
-    }
-
-    pub(super) fn watch(&self) -> Duration {
-        Duration::from_secs(self.watch_seconds.max(1).into())
     }
 }

@@ -19,12 +19,16 @@ use super::doubt::Question;
 use crate::kube_api::node::NodeView;
 use crate::kube_api::pod::Text;
 
-/// Beyond the watch's own end, before a silent connection is given up.
+/// The longest watch, in seconds, that the client library makes.
+const LONGEST_WATCH: u32 = 294;
+/// Beyond the watch's own end (but no longer than the watch itself), before a silent connection is given up.
 const SILENCE: Duration = Duration::from_secs(15);
 /// A GET, or one page of a list, that takes longer is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between the first two tries, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// So many watches in a row that the API server refuses, for whatever reason, before everything is listed anew.
+const REFUSALS: u32 = 5;
 /// GETs on their way at once.
 const QUESTIONS: usize = 8;
 
@@ -174,45 +178,46 @@ impl Ledger {
 
     async fn follow<K: Kind>(&self, client: &Client) {
         let mut pause = PAUSE.0;
+        let mut refusals = 0;
         let mut version: Option<String> = None;
         loop {
             let began = Instant::now();
-            let result = match version.take() {
-                None => self.list::<K>(client).await.map(Some),
-                Some(from) => self.events::<K>(client, from, &mut version).await.map(|()| version.take()),
-            };
-            match result {
-                Ok(next) => {
-                    version = next;
-                    // An API server that ends every watch at once is not to be asked in a tight loop.
-                    if began.elapsed() > PAUSE.1 {
-                        pause = PAUSE.0;
-                    }
-                    if began.elapsed() > PAUSE.0 {
+            let result = if let Some(version) = &mut version {
+                self.events::<K>(client, version).await
+            } else {
+                match self.list::<K>(client).await {
+                    Ok(listed) => {
+                        version = Some(listed);
                         continue;
                     }
+                    Err(error) => Err(error),
                 }
-                Err(Failure::Gone) => {
-                    tracing::info!(kind = K::NAME, "the watch fell behind and begins again with a list");
-                    self.metrics.watch_restarted(K::NAME);
-                    version = None;
-                }
-                Err(error) => {
-                    tracing::warn!(kind = K::NAME, %error, "the watch was interrupted");
-                    self.metrics.watch_restarted(K::NAME);
-                    tokio::time::sleep(self.with_jitter(pause)).await;
-                    pause = (pause * 2).min(PAUSE.1);
-                    continue;
-                }
+            };
+            if began.elapsed() > PAUSE.1 {
+                (pause, refusals) = (PAUSE.0, 0);
             }
-            tokio::time::sleep(self.with_jitter(PAUSE.0)).await;
+            if let Err(error) = &result {
+                self.metrics.watch_restarted(K::NAME);
+                refusals += u32::from(matches!(error, Failure::Status { .. }));
+                let again = matches!(error, Failure::Gone | Failure::Unreadable(_)) || refusals >= REFUSALS;
+                let next = if again { "a new list" } else { "where it was" };
+                tracing::warn!(kind = K::NAME, %error, next, "the watch was interrupted");
+                if again {
+                    (version, refusals) = (None, 0);
+                }
+            } else if began.elapsed() > PAUSE.0 {
+                // Its time was over; nothing is wrong.
+                continue;
+            }
+            tokio::time::sleep(self.with_jitter(pause)).await;
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
     /// Lists everything, page by page, and gives the version to watch from.
     async fn list<K: Kind>(&self, client: &Client) -> Result<String, Failure> {
         let mut relist = Some(K::relist(self));
-        let mut params = ListParams::default().limit(self.settings.page_size.max(1));
+        let mut params = ListParams::default().limit(self.settings().page_size.max(1));
         loop {
             let request = Request::new(K::PATH).list(&params)?;
             let text = tokio::time::timeout(PATIENCE, client.request_text(request))
@@ -240,23 +245,14 @@ impl Ledger {
         }
     }
 
-    /// One watch from version `from` until it ends; `reached` says from where to go on, also after an error.
-    async fn events<K: Kind>(
-        &self,
-        client: &Client,
-        from: String,
-        reached: &mut Option<String>,
-    ) -> Result<(), Failure> {
-        let lasting = self.settings.watch();
-        let params = WatchParams {
-            timeout: Some(self.settings.watch_seconds.max(1)),
-            bookmarks: true,
-            ..WatchParams::default()
-        };
-        // The API server accepts from half a minute to five minutes in practice; kube refuses more than 295 s.
-        let request = Request::new(K::PATH).watch(&params, &from)?;
-        *reached = Some(from);
-        let deadline = tokio::time::Instant::now() + lasting + SILENCE;
+    /// One watch from version `reached` until it ends; afterwards `reached` is where to go on, also after an error.
+    async fn events<K: Kind>(&self, client: &Client, reached: &mut String) -> Result<(), Failure> {
+        let seconds = self.settings().watch_seconds.clamp(1, LONGEST_WATCH);
+        let params = WatchParams { timeout: Some(seconds), bookmarks: true, ..WatchParams::default() };
+        let request = Request::new(K::PATH).watch(&params, reached)?;
+        let lasting = Duration::from_secs(seconds.into());
+        let lasting = lasting + SILENCE.min(lasting);
+        let deadline = tokio::time::Instant::now() + lasting;
         let response = tokio::time::timeout(PATIENCE, client.send(request.map(Body::from)))
             .await
             .map_err(|_| Failure::Silent(PATIENCE))?
@@ -271,7 +267,7 @@ impl Ledger {
         let mut lines = Lines::default();
         loop {
             let frame = tokio::time::timeout_at(deadline, body.frame()).await;
-            let Some(frame) = frame.map_err(|_| Failure::Silent(lasting + SILENCE))? else { return Ok(()) };
+            let Some(frame) = frame.map_err(|_| Failure::Silent(lasting))? else { return Ok(()) };
             let Ok(data) = frame?.into_data() else { continue };
             lines.push(&data);
             while let Some(line) = lines.next() {
@@ -281,7 +277,7 @@ impl Ledger {
         }
     }
 
-    fn event<K: Kind>(&self, event: &Event<'_>, reached: &mut Option<String>) -> Result<(), Failure> {
+    fn event<K: Kind>(&self, event: &Event<'_>, reached: &mut String) -> Result<(), Failure> {
         let object = event.object.get();
         let applied = match &*event.kind {
             "ADDED" | "MODIFIED" => K::changed(self, object),
@@ -300,7 +296,7 @@ impl Ledger {
         if let Ok(Versioned { metadata: PageMeta { resource_version: Some(version), .. } }) =
             serde_json::from_str(object)
         {
-            *reached = Some(version.to_string());
+            *reached = version.to_string();
         }
         Ok(())
     }

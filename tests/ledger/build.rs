@@ -25,7 +25,7 @@ pub(super) fn node(name: &str, devices: &[usize]) -> Value {
 /// A pending pod with one GPU container, `main`, and one CPU.
 pub(super) fn pending(uid: &str) -> Value {
     json!({"metadata": {"name": format!("pod-{uid}"), "namespace": "ns", "uid": uid},
-        "spec": {"containers": [{"name": "main", "resources": {
+        "spec": {"containers": [{"name": "main", "image": "image", "resources": {
             "limits": {"nvidia.com/gpu": "1", "packhorse.dev/gpu-cores": "0"}, "requests": {"cpu": "1", "memory": "1Gi"}}}]},
         "status": {"phase": "Pending"}})
 }

@@ -1,5 +1,8 @@
 //! Pods that end, vanish, terminate, and binds of unknown outcome.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use packhorse::ledger::{Ledger, Metrics, Question, Settings};
 use serde_json::{Value, json};
 
@@ -109,7 +112,7 @@ fn a_bind_of_unknown_outcome_keeps_its_booking_until_the_api_server_tells() {
         ("bound", &patient, Some(bound("a", "n", &share(1))), 1000),
         ("bound elsewhere", &patient, Some(bound("a", "elsewhere", &share(2))), 0),
     ] {
-        let ledger = Ledger::new(settings.clone(), Metrics::default());
+        let ledger = Ledger::new(Arc::new(ArcSwap::from_pointee(settings.clone())), Metrics::default());
         apply_node(&ledger, &node("n", &[1]));
         book(&ledger, "n", "a", 1).unwrap();
         assert!(ledger.questions().is_empty(), "{what}: nobody asks while the bind is on its way");

@@ -166,3 +166,21 @@ fn a_nominated_pod_is_known_until_it_is_booked_or_gone() {
     assert!(nominated("n").is_empty() && nominated("m").is_empty());
     assert_eq!(ledger.pod("a").unwrap().priority, 5);
 }
+
+#[test]
+fn refused_pods_and_the_time_of_binding_are_told() {
+    let mut refusing = node("n", &[1]);
+    let text = refusing["metadata"]["annotations"]["packhorse.dev/inventory"].as_str().unwrap();
+    let text = text.replacen('{', r#"{"refused":[{"pod":"ns/pod-a","uid":"a","reason":"other devices"}],"#, 1);
+    refusing["metadata"]["annotations"]["packhorse.dev/inventory"] = json!(text);
+    let ledger = ledger(&[refusing]);
+    assert_eq!(&*ledger.node("n").unwrap().snapshot().refused[0].uid, "a");
+
+    book(&ledger, "n", "a", 1).unwrap();
+    assert_eq!(ledger.pod("a").unwrap().bound_at, 0, "not seen bound yet");
+    let mut pod = bound("a", "n", &share(1));
+    pod["status"]["conditions"] =
+        json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:10Z"}]);
+    apply_pod(&ledger, &pod);
+    assert_eq!(ledger.pod("a").unwrap().bound_at, 1_767_225_610);
+}
