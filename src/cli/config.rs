@@ -27,7 +27,7 @@ pub struct Config {
     pub webhook: webhook::Settings,
     /// How the extender chooses.
     pub extender: extender::Settings,
-    /// What the ledger keeps and counts. Read at the start.
+    /// What the ledger keeps and counts.
     pub ledger: ledger::Settings,
     /// Self-managed certificates of the webhook; without effect where `--tls-cert` is given.
     pub certificates: certs::Settings,
@@ -110,6 +110,9 @@ impl Config {
         }
         if self.ledger.page_size == 0 {
             bail!("ledger.pageSize: 0: must be 1 or more");
+        }
+        if !(1..=294).contains(&self.ledger.watch_seconds) {
+            bail!("ledger.watchSeconds: {}: must be 1 to 294", self.ledger.watch_seconds);
         }
         self.certificates.check()?;
         Ok(())

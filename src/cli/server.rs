@@ -161,7 +161,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     }
     tasks.spawn("version of the API server", api_version::follow(client.clone(), live.clone()));
 
-    let ledger = Arc::new(Ledger::new(config.ledger.clone(), ledger::Metrics::new(&mut registry)));
+    let ledger = Arc::new(Ledger::new(Arc::clone(&live.ledger), ledger::Metrics::new(&mut registry)));
     ledger.register_totals(&mut registry);
     tasks.spawn("ledger", Arc::clone(&ledger).watch(client.clone()));
 

@@ -19,16 +19,19 @@ use super::Config;
 use crate::cli::server::logs::Logs;
 use crate::extender::Version;
 use crate::gpu::parse::Rules;
-use crate::{certs, extender, webhook};
+use crate::{certs, extender, ledger, webhook};
 
 /// Keys, or whole sections, that are read at the start only.
-const AT_START: [&str; 6] = [
+const AT_START: [&str; 8] = [
     "server.maxConnections",
     "server.reloadInterval",
     "server.drain",
     "webhook.resourcePrefix",
     "extender.callTimeoutSeconds",
-    "ledger",
+    // The ledger would hold some pods and nodes read by the old value and some by the new one.
+    "ledger.resourcePrefix",
+    "ledger.hostRequests",
+    "ledger.nodeLabels",
 ];
 
 /// Where the parts read their settings. Cheap to clone.
@@ -42,6 +45,8 @@ pub struct Live {
     pub extender: Arc<ArcSwap<extender::Settings>>,
     /// How the extender reads requests: by the webhook's settings.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// The ledger's.
+    pub ledger: Arc<ArcSwap<ledger::Settings>>,
     /// The certificates'.
     pub certificates: Arc<ArcSwap<certs::Settings>>,
     versions: Arc<Mutex<Versions>>,
@@ -57,23 +62,25 @@ struct Versions {
 impl Live {
     /// As the file says at the start.
     pub fn new(config: &Config) -> Self {
-        // The ledger's settings are read at the start, and the log level lives in the logs.
-        let Config { log_level: _, server, webhook, extender, ledger: _, certificates } = config;
+        // The log level lives in the logs.
+        let Config { log_level: _, server, webhook, extender, ledger, certificates } = config;
         Self {
             server: Arc::new(ArcSwap::from_pointee(server.clone())),
             webhook: Arc::new(ArcSwap::from_pointee(webhook.clone())),
             extender: Arc::new(ArcSwap::from_pointee(extender.clone())),
             rules: Arc::new(ArcSwap::from_pointee(rules(webhook))),
+            ledger: Arc::new(ArcSwap::from_pointee(ledger.clone())),
             certificates: Arc::new(ArcSwap::from_pointee(certificates.clone())),
             versions: Arc::new(Mutex::new(Versions { configured: extender.scheduler_version, api_server: None })),
         }
     }
 
     fn store(&self, config: &Config) {
-        let Config { log_level: _, server, webhook, extender, ledger: _, certificates } = config;
+        let Config { log_level: _, server, webhook, extender, ledger, certificates } = config;
         self.server.store(Arc::new(server.clone()));
         self.webhook.store(Arc::new(webhook.clone()));
         self.rules.store(Arc::new(rules(webhook)));
+        self.ledger.store(Arc::new(ledger.clone()));
         self.certificates.store(Arc::new(certificates.clone()));
         self.store_extender(extender, |versions| versions.configured = extender.scheduler_version);
     }
