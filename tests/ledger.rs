@@ -10,6 +10,8 @@ mod bookings;
 mod build;
 mod damage;
 mod doubts;
+mod memory;
+mod metrics;
 mod nodes;
 mod replay;
 mod watch;

@@ -3,6 +3,7 @@
 //! Three series a device (`packhorse_ledger_device_*`): 5,000 nodes with 8 GPUs make 120,000; the setting `deviceMetrics` leaves
 //! them out. Everything else is a handful of series.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
@@ -82,7 +83,16 @@ impl Collector for Totals {
         gauges(&mut encoder, "packhorse_ledger_nodes", "Nodes by state", "state", &states)?;
 
         let mut pods = [("bound", 0_i64), ("booked", 0), ("nominated", 0), ("foreign", 0), ("damaged", 0)];
+        let listing: HashSet<&str> = nodes
+            .iter()
+            .filter(|(_, snapshot)| matches!(snapshot.state, NodeState::Usable(_)))
+            .map(|(name, _)| &**name)
+            .collect();
         for pod in self.0.pods.iter() {
+            // Where we serve no devices, a pod that asks for GPUs is somebody else's affair.
+            if pod.foreign && !pod.node.as_ref().is_some_and(|node| listing.contains(&**node)) {
+                continue;
+            }
             let state = match (&pod.node, pod.confirmed) {
                 (None, _) => 2,
                 (Some(_), false) => 1,
