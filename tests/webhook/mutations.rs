@@ -39,6 +39,27 @@ fn a_shared_gpu_changes_exactly_these_paths() {
 }
 
 #[test]
+fn a_pod_of_many_containers_changes_exactly_these_paths() {
+    let asked = json!({
+        "metadata": {"generateName": "train-", "annotations": {"team": "a", "devices.packhorse.dev/main": "GPU-1"}},
+        "spec": {
+            "initContainers": [
+                {"name": "fetch", "env": [{"name": "A", "value": "1"}], "resources": {}},
+                {"name": "monitor", "restartPolicy": "Always", "resources": {"requests": {"nvidia.com/gpumem": "512"}}},
+            ],
+            "containers": [
+                {"name": "main", "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "0,1"}], "resources": {"limits": {"cpu": "4"}}},
+                {"name": "slice", "resources": {"limits": {"nvidia.com/mig-1g.10gb": "1"}, "requests": {"nvidia.com/mig-1g.10gb": "1"}}},
+            ],
+            "schedulerName": "packhorse",
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        },
+    });
+    let patch: Vec<String> = create(&asked).patch.iter().map(Value::to_string).collect();
+    insta::assert_snapshot!(patch.join("\n"));
+}
+
+#[test]
 fn only_memory_or_cores_gets_a_count_and_requests_only_gets_limits() {
     for (list, amounts, after) in [
         (

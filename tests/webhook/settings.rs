@@ -20,6 +20,16 @@ fn shipped_settings_are_valid_and_survive_a_round_trip() {
 }
 
 #[test]
+fn the_documentation_shows_the_shipped_settings() {
+    let text = include_str!("../../docs/admission.md");
+    let yaml = text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of YAML");
+    let documented: Value = serde_saphyr::from_str(yaml).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&documented["webhook"]), keys(&serde_json::to_value(Settings::default()).unwrap()), "every key");
+    assert_eq!(serde_json::from_value::<Settings>(documented["webhook"].clone()).unwrap(), Settings::default());
+}
+
+#[test]
 fn a_file_changes_what_it_names() {
     let yaml = "\
 resourcePrefix: example.com
