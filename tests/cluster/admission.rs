@@ -4,14 +4,14 @@
 #![allow(clippy::needless_pass_by_value, reason = "pods read best where they are made")]
 
 use axum::http::Request;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingAdmissionPolicy};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::lab::{Lab, on_cluster};
@@ -388,6 +388,64 @@ fn an_agent_writes_only_to_its_own_node() {
                 let message = refusal(answer).expect("another node");
                 assert!(message.contains("an agent writes only to the node it runs on"), "{message}");
             }
+        }
+    });
+}
+
+/// Applies shipped manifests over what is there.
+fn apply(lab: &Lab, files: &[&str]) {
+    for file in files {
+        let file = format!("deployments/webhook/{file}");
+        lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
+    }
+}
+
+#[test]
+fn with_opt_in_only_labelled_namespaces_are_covered_and_no_other_passes_for_ours() {
+    on_cluster(async |lab| {
+        let labelled = lab.namespace("labelled", json!({"packhorse.dev/admission": "enabled"})).await;
+        let other = lab.namespace("other", json!({})).await;
+        apply(lab, &["opt-in.yaml"]);
+        let gpu = objects::pod("p", &json!({"nvidia.com/gpu": "1"}));
+        let there = pods::api(&lab.client, &other);
+        wait::until("the other namespace to be left alone", 20, async || {
+            let pod = there.create(&dry_run(), &gpu).await.ok()?;
+            (objects::scheduler_of(&pod) == "default-scheduler").then_some(())
+        })
+        .await;
+        let here = pods::api(&lab.client, &labelled).create(&dry_run(), &gpu).await.expect("admitted");
+        assert_eq!(objects::scheduler_of(&here), "packhorse");
+        for (what, pod) in [
+            ("our scheduler", with(json!({}), json!({"schedulerName": "packhorse"}))),
+            ("a request", annotated("packhorse.dev/request", r#"{"v":1,"containers":{"main":{"count":1}}}"#)),
+            ("a total", with(limits("packhorse.dev/gpu-cores", "1"), json!({}))),
+        ] {
+            let message = refusal(there.create(&dry_run(), &pod).await).unwrap_or_else(|| panic!("{what} is admitted"));
+            assert!(message.contains("packhorse.dev/admission=enabled"), "{what}: {message}");
+        }
+        let policy = "validatingadmissionpolicybinding/packhorse-opted-in";
+        lab.kubectl(&["delete", policy, "validatingadmissionpolicy/packhorse-opted-in"]);
+        apply(lab, &["mutating-webhook.yaml", "policies.yaml"]);
+        lab.wait_until_ready().await;
+    });
+}
+
+#[test]
+fn the_api_server_finds_no_fault_with_the_policies() {
+    on_cluster(async |lab| {
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(lab.client.clone());
+        let checked = wait::until("the policies to be checked", 60, async || {
+            let all = policies.list(&ListParams::default()).await.ok()?.items;
+            let checked = all.iter().all(|policy| {
+                let seen = policy.status.as_ref().and_then(|status| status.observed_generation);
+                seen.is_some() && seen == policy.metadata.generation
+            });
+            (checked && all.len() >= 5).then_some(all)
+        })
+        .await;
+        for policy in checked {
+            let warnings = policy.status.and_then(|status| status.type_checking?.expression_warnings);
+            assert_eq!(warnings.unwrap_or_default(), [], "{:?}", policy.metadata.name);
         }
     });
 }
