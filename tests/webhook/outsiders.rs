@@ -40,7 +40,7 @@ fn monitoring_and_operators_are_exempt() {
     let exempt = [("gpu-operator", "anything"), ("dcgm-exporter", "default"), ("monitoring", "dcgm-exporter")];
     let not = [("team", "dcgm-exporter"), ("monitoring", "default"), ("gpu-operators", "default")];
     for (namespace, account) in exempt.into_iter().chain(not) {
-        let mut asked = pod_with_env(json!({}), visible("all"));
+        let mut asked = pod_with_env(json!({"cpu": "100m", "nvidia.com/gpu": "0"}), visible("all"));
         asked["metadata"]["namespace"] = json!(namespace);
         asked["metadata"]["annotations"] = json!({"cdi.k8s.io/x": "management.nvidia.com/gpu=all"});
         asked["spec"]["serviceAccountName"] = json!(account);
