@@ -129,6 +129,8 @@ fn only_pods_that_could_use_a_gpu_meet_the_webhook_and_only_they_wait_for_it() {
         pods::create(&lab.client, &namespace, &with(json!({}), json!({}))).await;
         let label = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
         pods.patch("p", &PatchParams::default(), &label).await.expect("a label is changed");
+        lab.start_server();
+        lab.wait_until_ready().await;
     });
 }
 
@@ -226,10 +228,21 @@ async fn bind(client: &Client, path: &str, pod: &str, annotations: Value) -> Res
     client.request::<Value>(request.expect("a request")).await
 }
 
+/// The API server compiles policies some time after it has accepted them.
+async fn policies_in_force(lab: &Lab) {
+    wait::until("the policies to be in force", 20, async || {
+        let answer =
+            bind(&lab.client, "/api/v1/namespaces/default/bindings", "none", json!({"packhorse.dev/allocation": ""}));
+        refusal(answer.await).filter(|message| message.contains("packhorse-bindings"))
+    })
+    .await;
+}
+
 #[test]
 fn reserved_annotations_are_stripped_at_creation_and_the_server_s_alone_afterwards() {
     on_cluster(async |lab| {
         let namespace = lab.namespace("reserved", json!({})).await;
+        policies_in_force(lab).await;
         // Nothing must bind the pods but we: the node takes none by itself.
         GpuNode::new("by-hand", 1, "NVIDIA A100-SXM4-80GB", 81920)
             .taint("by-hand", "NoSchedule")
@@ -379,6 +392,8 @@ fn an_agent_writes_only_to_its_own_node() {
         let inventory = Patch::Merge(json!({"metadata": {"annotations": {"packhorse.dev/inventory": "{}"}}}));
         let capacity = Patch::Merge(json!({"status": {"capacity": {"packhorse.dev/gpu-cores": "200"}}}));
         let params = PatchParams::default();
+        wait::until("the policy to be in force", 20, async || refusal(nodes.patch("other", &params, &inventory).await))
+            .await;
         nodes.patch("own", &params, &inventory).await.expect("its own node");
         nodes.patch_status("own", &params, &capacity).await.expect("its own node's status");
         for (nodes, name) in [(&nodes, "other"), (&unbound, "own")] {

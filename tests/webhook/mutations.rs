@@ -160,7 +160,7 @@ fn a_pod_without_gpus_gets_no_patch_and_no_warning() {
 #[test]
 fn a_constraint_without_a_request_is_told_and_changes_nothing() {
     let answered = create(&pod_with_annotations(json!({}), json!({"packhorse.dev/gpu-model": "A100"})));
-    assert_eq!(answered.patch, Vec::<Value>::new());
+    answered.untouched();
     assert!(answered.warnings[0].contains("packhorse.dev/gpu-model"), "{:?}", answered.warnings);
     answered.admitted();
 }
@@ -370,13 +370,18 @@ fn placement_is_configurable() {
         json!([{"key": "b", "operator": "Equal", "value": "2"}, {"key": "a", "value": "1"}])
     );
 
+    // Another value of the same key is another toleration.
+    own["spec"]["tolerations"] =
+        json!([{"key": "a", "value": "other"}, {"key": "b", "value": "2", "effect": "NoExecute"}]);
+    assert_eq!(create_with(settings(), &own).admitted()["spec"]["tolerations"].as_array().unwrap().len(), 4);
+
     own["spec"]["nodeSelector"] = json!({"zone": "elsewhere"});
     let message = create_with(settings(), &own).denied();
     for part in ["nodeSelector", "zone", "elsewhere", "\"z\""] {
         assert!(message.contains(part), "{message}");
     }
     // NVIDIA's names mean nothing under another prefix.
-    assert_eq!(create_with(settings(), &pod(json!({"nvidia.com/gpu": "1"}))).patch, Vec::<Value>::new());
+    create_with(settings(), &pod(json!({"nvidia.com/gpu": "1"}))).untouched();
 }
 
 #[test]

@@ -80,6 +80,12 @@ impl Answered {
         self.pod
     }
 
+    /// The pod must have been admitted as it was.
+    #[track_caller]
+    pub(super) fn untouched(&self) {
+        assert_eq!((&self.verdict, &self.patch), (&Ok(()), &vec![]), "{:?}", self.warnings);
+    }
+
     /// The message, which must be a denial.
     #[track_caller]
     pub(super) fn denied(self) -> String {
