@@ -8,12 +8,14 @@ mod bind;
 mod filter;
 mod holds;
 mod metrics;
+mod names;
 mod nodes;
 mod preempt;
 mod prioritize;
 mod promise;
 mod query;
 mod records;
+mod roster;
 mod router;
 mod settings;
 mod shape;
@@ -39,6 +41,7 @@ use bind::InFlight;
 use holds::{Held, Holds};
 use query::Query;
 use records::Records;
+use roster::Roster;
 use shape::Shapes;
 
 /// A pod that fits none of the nodes kube-scheduler asked about, which are a sample of the cluster.
@@ -112,6 +115,7 @@ pub struct Extender {
     clock: Clock,
     holds: Holds,
     records: Records,
+    roster: Roster,
     shapes: Shapes,
     in_flight: InFlight,
 }
@@ -154,6 +158,7 @@ impl Extender {
             clock: parts.clock,
             holds: Holds::default(),
             records: Records::default(),
+            roster: Roster::default(),
             shapes: Shapes::default(),
             in_flight: InFlight::default(),
         })

@@ -9,71 +9,128 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::metrics::{Tally, UNKNOWN_NODE, observe};
+use super::names::Split;
 use super::nodes::{GivenNode, given_nodes};
 use super::query::Query;
+use super::roster::Found;
 use super::settings::{Settings, Version};
 use super::situation::{Situation, Weighed};
-use super::{Extender, Refusal, Unfit};
+use super::{Extender, Refusal, Unfit, json};
 use crate::gpu::reason::Reason;
 use crate::kube_api::extender::{Args, FilterResult};
-use crate::kube_api::pod::Text;
-use crate::ledger::NodeEntry;
+use crate::kube_api::pod::{PodView, Text};
 
 /// A node that fits.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
-    index: usize,
-    crowded: bool,
-    score: f64,
+pub(super) struct Candidate<'a> {
+    pub(super) name: &'a str,
+    /// Fits, but not beside the pods that will probably go there before.
+    pub(super) crowded: bool,
+    pub(super) score: f64,
+    /// Among the nodes asked about.
+    pub(super) index: usize,
 }
 
-/// Why a node does not fit; `None`: the ledger does not know it.
-type Failure = Option<Reason>;
-
 /// What became of the nodes of one call.
-#[derive(Debug, Default)]
-struct Outcome {
-    fits: Vec<Candidate>,
-    /// Beside the nodes, as far as none had fitted before.
-    failures: Vec<Failure>,
+#[derive(Debug)]
+struct Outcome<'a> {
+    /// All that fit; or, where only the best are wanted, no worse ones than the `most` best, plus some.
+    fits: Vec<Candidate<'a>>,
+    /// `None`: all of them.
+    most: Option<usize>,
+    /// The worst that may still be among the best.
+    limit: Option<Candidate<'a>>,
+    /// Nodes that do not fit, as long as none did; the reason is absent where the ledger does not know the node.
+    failures: Vec<(&'a str, Option<Reason>)>,
     /// Whether a fitting node would rather not be chosen.
     repels: bool,
+    count: usize,
     tally: Tally,
 }
 
-impl Outcome {
-    fn for_nodes(count: usize) -> Self {
-        Self { fits: Vec::with_capacity(count), ..Self::default() }
+impl<'a> Outcome<'a> {
+    fn new(most: Option<usize>) -> Self {
+        Self {
+            fits: Vec::with_capacity(2 * most.unwrap_or(64)),
+            most,
+            limit: None,
+            failures: Vec::new(),
+            repels: false,
+            count: 0,
+            tally: Tally::default(),
+        }
     }
 
-    fn add(&mut self, index: usize, weighed: Option<Weighed>) {
+    fn add(&mut self, name: &'a str, weighed: Option<Weighed>) {
+        let index = self.count;
+        self.count += 1;
         match weighed {
             Some(Weighed { verdict: Ok(score), crowded, repels }) => {
                 self.tally.fit();
                 self.repels |= repels;
-                self.fits.push(Candidate { index, crowded, score });
+                self.fit(Candidate { name, crowded, score, index });
             }
             Some(Weighed { verdict: Err(reason), .. }) => {
                 self.tally.reason(reason);
-                self.fail(Some(reason));
+                self.fail(name, Some(reason));
             }
             None => {
                 self.tally.unknown();
-                self.fail(None);
+                self.fail(name, None);
             }
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    fn fit(&mut self, candidate: Candidate<'a>) {
+        if self.limit.is_some_and(|limit| better(&candidate, &limit).is_gt()) {
+            return;
+        }
+        self.fits.push(candidate);
+        if let Some(most) = self.most
+            && self.fits.len() >= 2 * most
+        {
+            self.cut(most);
+            self.limit = self.fits.get(most - 1).copied();
+        }
+    }
+
+    /// Keeps the best `most`, the last of them last.
+    fn cut(&mut self, most: usize) {
+        if self.fits.len() > most {
+            self.fits.select_nth_unstable_by(most - 1, better);
+            self.fits.truncate(most);
+        }
+    }
+
+    fn fail(&mut self, name: &'a str, reason: Option<Reason>) {
         if self.fits.is_empty() {
-            self.failures.push(failure);
+            self.failures.push((name, reason));
+        }
+    }
+
+    /// The best node, and those to return: the best few in order, or all as they came.
+    fn choose(mut self) -> (Option<Candidate<'a>>, Vec<Candidate<'a>>) {
+        match self.most {
+            Some(most) => {
+                self.cut(most);
+                self.fits.sort_unstable_by(better);
+                (self.fits.first().copied(), self.fits)
+            }
+            None => (self.fits.iter().min_by(|a, b| better(a, b)).copied(), self.fits),
         }
     }
 }
 
 /// Better first; equal nodes by name, so that the same call always gets the same answer and equal nodes fill in one order.
-pub(super) fn better(a: (bool, f64, &str), b: (bool, f64, &str)) -> Ordering {
-    a.0.cmp(&b.0).then_with(|| b.1.total_cmp(&a.1)).then_with(|| a.2.cmp(b.2))
+pub(super) fn better(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
+    a.crowded.cmp(&b.crowded).then_with(|| b.score.total_cmp(&a.score)).then_with(|| a.name.cmp(b.name))
+}
+
+/// A request's names: where they lie, or as a list.
+#[derive(Debug, Clone, Copy)]
+enum Names<'a> {
+    Plain(&'a Split<'a>),
+    Listed(&'a [Text<'a>]),
 }
 
 impl Extender {
@@ -84,160 +141,215 @@ impl Extender {
     pub fn filter(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
         let start = Instant::now();
         self.ready_for(body)?;
+        let answer = self.filter_plain(body).unwrap_or_else(|| self.filter_any(body));
+        observe(&self.metrics.filter, start);
+        Ok(answer)
+    }
+
+    /// The quick way, for requests as kube-scheduler writes them; `None` for all others.
+    fn filter_plain(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let split = Split::of(body)?;
+        let args: Args<'_> = serde_json::from_slice(&split.head).ok()?;
+        if args.nodes.is_some() || args.node_names.is_some() {
+            return None;
+        }
+        let pod = args.pod.as_deref()?;
+        let settings = self.settings.load();
+        let query = Query::read(pod, &self.rules.load(), settings.policies(), &self.shapes).ok()??;
+        let result = self.filter_names(&query, pod, Names::Plain(&split), &settings)?;
+        Some(self.written(&result))
+    }
+
+    fn filter_any(&self, body: &[u8]) -> Vec<u8> {
         let args: Args<'_> = match serde_json::from_slice(body) {
             Ok(args) => args,
-            Err(e) => return Ok(error(format!("the request is not an ExtenderArgs object: {e}"))),
+            Err(e) => return error(format!("the request is not an ExtenderArgs object: {e}")),
         };
-        let Some(pod) = &args.pod else { return Ok(error("the request has no Pod".to_owned())) };
+        let Some(pod) = &args.pod else { return error("the request has no Pod".to_owned()) };
         let given = match given_nodes(args.nodes.as_ref(), &self.ledger) {
             Ok(given) => given,
-            Err(e) => return Ok(error(e)),
+            Err(e) => return error(e),
         };
         let names = args.node_names.as_deref().unwrap_or_default();
         let settings = self.settings.load();
         let query = match Query::read(pod, &self.rules.load(), settings.policies(), &self.shapes) {
             Ok(Some(query)) => query,
-            Ok(None) => return Ok(write(&echo(given.as_deref(), names))),
-            Err(e) => return Ok(error(format!("the pod's GPU request cannot be read: {e}"))),
+            Ok(None) => return json(&echo(given.as_deref(), names)),
+            Err(e) => return error(format!("the pod's GPU request cannot be read: {e}")),
         };
         let result = match &given {
-            Some(given) => self.filter_given(&query, given, &settings),
-            None => self.filter_names(&query, names, &settings),
+            Some(given) => Some(self.filter_given(&query, pod, given, &settings)),
+            None => self.filter_names(&query, pod, Names::Listed(names), &settings),
         };
-        if result.node_names.is_empty()
-            && let Some(unfit) = &self.unfit
-        {
-            let nodes = given.as_ref().map_or(names.len(), Vec::len);
-            unfit(&Unfit { record: &query.record, pod, nodes });
-        }
-        let answer = write(&result);
-        self.metrics.best.observe(result.node_names.len() as f64);
-        observe(&self.metrics.filter, start);
-        Ok(answer)
+        self.written(&result.unwrap_or_default())
     }
 
-    fn filter_names<'a>(&self, query: &Query, names: &'a [Text<'a>], settings: &Settings) -> FilterResult<'a> {
+    fn written(&self, result: &FilterResult<'_>) -> Vec<u8> {
+        self.metrics.best.observe(result.node_names.len() as f64);
+        json(result)
+    }
+
+    /// `None` only where plain names turn out not to be plain.
+    fn filter_names<'a>(
+        &self,
+        query: &Query,
+        pod: &PodView<'_>,
+        names: Names<'a>,
+        settings: &Settings,
+    ) -> Option<FilterResult<'a>> {
         let now = (self.clock)();
-        self.records.put(Arc::clone(&query.record));
         let situation = Situation::new(&self.ledger, &query.record, self.other_holds(query, settings, now));
+        let mut outcome = self.weigh_names(query, &situation, names, Self::most(query, settings))?;
+        if outcome.repels && outcome.most.is_some() {
+            // Found on the way: another's preference has to be weighed after all, so all are wanted.
+            outcome = self.weigh_names(query, &situation, names, None)?;
+        }
+        self.records.put(Arc::clone(&query.record));
+        outcome.tally.publish(&self.metrics);
         if let Some(booked) = &situation.booked
-            && let Some(name) = names.iter().find(|name| ***name == **booked)
+            && let Some(name) = names.find(booked)
         {
             // An earlier bind may still be carried out there, so no other node can take the pod now.
-            return FilterResult { node_names: vec![name], ..FilterResult::default() };
+            return Some(FilterResult { node_names: vec![name], ..FilterResult::default() });
         }
-        let mut outcome = Outcome::for_nodes(names.len());
-        let mut entries: Vec<Option<Arc<NodeEntry>>> = Vec::with_capacity(names.len());
-        {
-            let mut judge = query.shape.judge();
-            for (index, name) in names.iter().enumerate() {
-                let entry = self.ledger.node(name);
-                outcome.add(index, entry.as_ref().map(|entry| situation.weigh(&mut judge, entry)));
-                entries.push(entry);
-            }
-        }
-        outcome.tally.publish(&self.metrics);
-        let name = |index: usize| -> &'a str { &names[index] };
         if outcome.fits.is_empty() {
             self.holds.remove(&query.record.uid);
-            return self.failures(&outcome.failures, name, settings);
+            return Some(self.failures(&outcome, query, pod, settings));
         }
-        let (best, kept) = choose(&mut outcome, name, query, settings);
+        let (best, kept) = outcome.choose();
         if settings.holds
-            && let Some(entry) = &entries[best]
-            && let Some(holdings) = situation.expect(&query.shape, entry)
+            && let Some(entry) = best.and_then(|best| self.ledger.node(best.name))
+            && let Some(holdings) = situation.expect(&query.shape, &entry)
         {
             let lasts = settings.hold(query.waits_for_volume);
             self.holds.put(&query.record.uid, Arc::clone(&entry.name), entry.slot, holdings, now, lasts);
         }
         self.metrics.holds.set(self.holds.len() as i64);
-        FilterResult { node_names: kept.into_iter().map(name).collect(), ..FilterResult::default() }
+        Some(FilterResult { node_names: kept.iter().map(|c| c.name).collect(), ..FilterResult::default() })
+    }
+
+    fn weigh_names<'a>(
+        &self,
+        query: &Query,
+        situation: &Situation<'_>,
+        names: Names<'a>,
+        most: Option<usize>,
+    ) -> Option<Outcome<'a>> {
+        let mut outcome = Outcome::new(most);
+        let mut judge = query.shape.judge();
+        let mut reading = self.roster.read(&self.ledger);
+        let mut add = |name: &'a str, found: &Found<'_>| {
+            let weighed = found.entry().map(|entry| situation.weigh(&mut judge, entry));
+            outcome.add(name, weighed);
+        };
+        match names {
+            Names::Plain(split) => {
+                if !split.each(&mut reading, add) {
+                    return None;
+                }
+                reading.finish(|| split.again());
+            }
+            Names::Listed(list) => {
+                for name in list {
+                    if reading.expected() == &**name {
+                        add(name, &reading.take_expected());
+                    } else {
+                        add(name, &reading.find(name));
+                    }
+                }
+                reading.finish(|| list.iter().map(|name| &**name));
+            }
+        }
+        Some(outcome)
     }
 
     /// Full nodes: the inventory comes from the objects, usage from the ledger where it knows the node. Nothing is remembered:
     /// no hold, and bind looks the pod up.
-    fn filter_given<'a>(&self, query: &Query, given: &'a [GivenNode<'a>], settings: &Settings) -> FilterResult<'a> {
+    fn filter_given<'a>(
+        &self,
+        query: &Query,
+        pod: &PodView<'_>,
+        given: &'a [GivenNode<'a>],
+        settings: &Settings,
+    ) -> FilterResult<'a> {
         let holds = self.other_holds(query, settings, (self.clock)());
         let situation = Situation::new(&self.ledger, &query.record, holds);
-        let mut outcome = Outcome::for_nodes(given.len());
-        for (index, node) in given.iter().enumerate() {
-            outcome.add(index, Some(node.weigh(&situation, &query.shape)));
+        let weigh = |most: Option<usize>| {
+            let mut outcome = Outcome::new(most);
+            for node in given {
+                outcome.add(&node.name, Some(node.weigh(&situation, &query.shape)));
+            }
+            outcome
+        };
+        let mut outcome = weigh(Self::most(query, settings));
+        if outcome.repels && outcome.most.is_some() {
+            outcome = weigh(None);
         }
         outcome.tally.publish(&self.metrics);
-        let name = |index: usize| -> &'a str { &given[index].name };
         if outcome.fits.is_empty() {
-            return FilterResult { nodes: Some(Vec::new()), ..self.failures(&outcome.failures, name, settings) };
+            return FilterResult { nodes: Some(Vec::new()), ..self.failures(&outcome, query, pod, settings) };
         }
-        let (_, kept) = choose(&mut outcome, name, query, settings);
+        let (_, kept) = outcome.choose();
         FilterResult {
-            nodes: Some(kept.iter().map(|index| given[*index].raw).collect()),
-            node_names: kept.into_iter().map(name).collect(),
+            nodes: Some(kept.iter().map(|candidate| given[candidate.index].raw).collect()),
+            node_names: kept.iter().map(|candidate| candidate.name).collect(),
             ..FilterResult::default()
         }
     }
 
+    /// How many nodes to return; `None` for all, where the pod states a preference.
+    fn most(query: &Query, settings: &Settings) -> Option<usize> {
+        (!query.prefers).then(|| settings.best_nodes.get())
+    }
+
     fn failures<'a>(
         &self,
-        failures: &[Failure],
-        name: impl Fn(usize) -> &'a str,
+        outcome: &Outcome<'a>,
+        query: &Query,
+        pod: &PodView<'_>,
         settings: &Settings,
     ) -> FilterResult<'a> {
+        if let Some(unfit) = &self.unfit {
+            unfit(&Unfit { record: &query.record, pod, nodes: outcome.count });
+        }
         // Before 1.38 kube-scheduler's dry run knows nothing of our verdict: it finds no victim, fails with a text that changes,
         // and requeues the pod for that.
         let version = settings.scheduler_version.or(self.api_version);
         let preemptible = version.is_some_and(|version| version >= Version::EMPTY_VICTIMS);
         let mut result = FilterResult::default();
-        for (index, failure) in failures.iter().enumerate() {
+        for (name, failure) in &outcome.failures {
             match failure {
-                Some(reason) if preemptible && reason.is_shortage() => {
-                    result.failed.push((name(index), reason.as_str()));
-                }
-                Some(reason) => result.failed_and_unresolvable.push((name(index), reason.as_str())),
-                None => result.failed_and_unresolvable.push((name(index), UNKNOWN_NODE)),
+                Some(reason) if preemptible && reason.is_shortage() => result.failed.push((name, reason.as_str())),
+                Some(reason) => result.failed_and_unresolvable.push((name, reason.as_str())),
+                None => result.failed_and_unresolvable.push((name, UNKNOWN_NODE)),
             }
         }
         result
     }
 }
 
-/// The best node, and those to return: the best few in order, or all as they came where somebody else's preference has to be weighed.
-fn choose<'a>(
-    outcome: &mut Outcome,
-    name: impl Fn(usize) -> &'a str,
-    query: &Query,
-    settings: &Settings,
-) -> (usize, Vec<usize>) {
-    let compare =
-        |a: &Candidate, b: &Candidate| better((a.crowded, a.score, name(a.index)), (b.crowded, b.score, name(b.index)));
-    let fits = &mut outcome.fits;
-    if query.prefers || outcome.repels {
-        let best = fits.iter().min_by(|a, b| compare(a, b)).map_or(0, |c| c.index);
-        return (best, fits.iter().map(|c| c.index).collect());
+impl<'a> Names<'a> {
+    fn find(self, wanted: &str) -> Option<&'a str> {
+        match self {
+            Self::Plain(split) => split.again().find(|name| *name == wanted),
+            Self::Listed(list) => list.iter().map(|name| &**name).find(|name| *name == wanted),
+        }
     }
-    let most = settings.best_nodes.get();
-    if fits.len() > most {
-        fits.select_nth_unstable_by(most - 1, compare);
-        fits.truncate(most);
-    }
-    fits.sort_unstable_by(compare);
-    (fits.first().map_or(0, |c| c.index), fits.iter().map(|c| c.index).collect())
 }
 
 /// The answer about a pod that is none of our business.
 fn echo<'a>(given: Option<&'a [GivenNode<'a>]>, names: &'a [Text<'a>]) -> FilterResult<'a> {
-    let mut result = FilterResult { node_names: names.iter().map(|name| &**name).collect(), ..FilterResult::default() };
-    if let Some(given) = given {
-        result.nodes = Some(given.iter().map(|node| node.raw).collect());
-        result.node_names = given.iter().map(|node| &*node.name).collect();
+    match given {
+        Some(given) => FilterResult {
+            nodes: Some(given.iter().map(|node| node.raw).collect()),
+            node_names: given.iter().map(|node| &*node.name).collect(),
+            ..FilterResult::default()
+        },
+        None => FilterResult { node_names: names.iter().map(|name| &**name).collect(), ..FilterResult::default() },
     }
-    result
-}
-
-fn write(result: &FilterResult<'_>) -> Vec<u8> {
-    super::json(result)
 }
 
 fn error(error: String) -> Vec<u8> {
     tracing::warn!(error, "filter call cannot be answered");
-    write(&FilterResult { error, ..FilterResult::default() })
+    json(&FilterResult { error, ..FilterResult::default() })
 }

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::filter::better;
+use super::filter::{Candidate, better};
 use super::metrics::observe;
 use super::nodes::given_nodes;
 use super::query::Query;
@@ -64,12 +64,14 @@ fn scores(names: &[&str], weighed: &[Option<Weighed>], booked: Option<&str>, pre
     let score_of = |index: usize| weighed[index].and_then(|weighed| weighed.verdict.ok());
     let mut order: Vec<usize> = (0..names.len()).collect();
     order.sort_unstable_by(|a, b| {
-        let key = |index: usize| {
-            let crowded = weighed[index].is_some_and(|weighed| weighed.crowded);
-            (crowded, score_of(index).unwrap_or(f64::NEG_INFINITY), names[index])
-        };
         let unfit = |index: usize| (booked != Some(names[index]), score_of(index).is_none());
-        unfit(*a).cmp(&unfit(*b)).then_with(|| better(key(*a), key(*b)))
+        let candidate = |index: usize| Candidate {
+            name: names[index],
+            crowded: weighed[index].is_some_and(|weighed| weighed.crowded),
+            score: score_of(index).unwrap_or(f64::NEG_INFINITY),
+            index,
+        };
+        unfit(*a).cmp(&unfit(*b)).then_with(|| better(&candidate(*a), &candidate(*b)))
     });
     let mut scores = vec![0; names.len()];
     let steps = i64::try_from(names.len().saturating_sub(2)).unwrap_or(i64::MAX).max(1);

@@ -11,7 +11,7 @@ use crate::gpu::fit::{Policies, rank};
 use crate::gpu::node::Node;
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{GpuPolicy, NodePolicy, PodRequest};
-use crate::ledger::{NodeState, Snapshot};
+use crate::ledger::{NodeEntry, NodeState, Snapshot};
 
 /// How many shapes are remembered. One takes 16 bytes a node.
 const MOST: usize = 192;
@@ -35,15 +35,61 @@ pub(super) struct Shape {
     verdicts: Mutex<Vec<Cell>>,
 }
 
-/// A verdict on one version of a node.
+/// A verdict on one version of a node, in 16 bytes: with thousands of nodes and many shapes it is their number that costs memory
+/// and time.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
-    /// The snapshot's version; `NEVER` where there is no verdict yet.
-    version: u64,
-    verdict: Verdict,
+    /// The snapshot's version in the lower bits, what else is known of it in the upper eight.
+    tag: u64,
+    /// The score where it fits.
+    score: f64,
 }
 
-const NEVER: u64 = u64::MAX;
+impl Cell {
+    const NEVER: Self = Self { tag: u64::MAX, score: 0.0 };
+    const VERSION: u64 = (1 << 56) - 1;
+    /// 0 where the pod fits, else one more than the reason.
+    const REASON: u64 = 0x1f << 56;
+    const REPELS: u64 = 1 << 61;
+    const NOMINATED: u64 = 1 << 62;
+
+    fn new(snapshot: &Snapshot, verdict: Verdict) -> Self {
+        let mut tag = snapshot.version & Self::VERSION;
+        if snapshot.prefer_no_schedule {
+            tag |= Self::REPELS;
+        }
+        if !snapshot.nominated.is_empty() {
+            tag |= Self::NOMINATED;
+        }
+        match verdict {
+            Ok(score) => Self { tag, score },
+            Err(reason) => Self { tag: tag | (reason as u64 + 1) << 56, score: 0.0 },
+        }
+    }
+
+    fn is_of(self, version: u64) -> bool {
+        // `NEVER` has all bits set: no version that large is ever reached.
+        self.tag & Self::VERSION == version
+    }
+
+    fn read(self) -> Glance {
+        let verdict = match (self.tag & Self::REASON) >> 56 {
+            0 => Ok(self.score),
+            code => Err(Reason::ALL[(code as usize - 1).min(Reason::ALL.len() - 1)]),
+        };
+        Glance { verdict, repels: self.tag & Self::REPELS != 0, nominated: self.tag & Self::NOMINATED != 0 }
+    }
+}
+
+/// What is known of a node for pods of one shape, leaving out what other pods will probably do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Glance {
+    pub(super) verdict: Verdict,
+    /// It carries a `PreferNoSchedule` taint.
+    pub(super) repels: bool,
+    /// Pods are nominated to it.
+    pub(super) nominated: bool,
+}
 
 /// Whether a node can take a pod, and how good that would be for the cluster.
 pub(super) type Verdict = Result<f64, Reason>;
@@ -76,17 +122,17 @@ impl Shape {
 }
 
 impl Judge<'_> {
-    /// The verdict on the node of this slot as the snapshot shows it.
-    pub(super) fn verdict(&mut self, slot: usize, snapshot: &Snapshot) -> Verdict {
-        if slot >= self.cells.len() {
-            let more = (slot + 1).next_multiple_of(256);
-            self.cells.resize(more, Cell { version: NEVER, verdict: Err(Reason::NoInventory) });
+    /// A look at one of the ledger's nodes as it is now.
+    pub(super) fn glance(&mut self, entry: &NodeEntry) -> Glance {
+        if entry.slot >= self.cells.len() {
+            self.cells.resize((entry.slot + 1).next_multiple_of(256), Cell::NEVER);
         }
-        let cell = &mut self.cells[slot];
-        if cell.version != snapshot.version {
-            *cell = Cell { version: snapshot.version, verdict: self.shape.verdict(&snapshot.state) };
+        let cell = &mut self.cells[entry.slot];
+        if !cell.is_of(entry.version()) {
+            let snapshot = entry.current.load();
+            *cell = Cell::new(&snapshot, self.shape.verdict(&snapshot.state));
         }
-        cell.verdict
+        cell.read()
     }
 }
 
@@ -130,4 +176,49 @@ impl Shapes {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A cell or an entry is written whole or not at all, so what a panic left behind is still true.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_cell_tells_what_was_put_in() {
+        for (version, prefer_no_schedule) in [(1, false), (u64::MAX >> 9, true)] {
+            let snapshot = Snapshot {
+                version,
+                state: NodeState::NoInventory,
+                prefer_no_schedule,
+                schedulable: true,
+                labels: None,
+                nominated: Arc::from([]),
+            };
+            let verdicts = Reason::ALL.into_iter().map(Err).chain([Ok(0.0), Ok(-3.5), Ok(f64::MIN)]);
+            for verdict in verdicts {
+                let cell = Cell::new(&snapshot, verdict);
+                assert!(cell.is_of(version) && !cell.is_of(version + 1));
+                assert_eq!(cell.read(), Glance { verdict, repels: prefer_no_schedule, nominated: false });
+            }
+        }
+        assert!(!Cell::NEVER.is_of(0) && !Cell::NEVER.is_of(1));
+    }
+
+    #[test]
+    fn remembers_the_shapes_last_used() {
+        let shapes = Shapes::default();
+        let shape = |cpu: i64| shapes.of(PodRequest::default(), cpu, 0, Policies::default());
+        let first = shape(0);
+        for cpu in 1..MOST as i64 {
+            shape(cpu);
+        }
+        assert!(Arc::ptr_eq(&first, &shape(0)), "still there, and used");
+        let second = shape(1);
+        shape(MOST as i64);
+        shape(MOST as i64 + 1);
+        assert!(Arc::ptr_eq(&first, &shape(0)));
+        assert!(Arc::ptr_eq(&second, &shape(1)));
+        assert_eq!(lock(&shapes.known).shapes.len(), MOST);
+    }
 }

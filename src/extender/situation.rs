@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::holds::Held;
 use super::promise::Promises;
 use super::records::PodRecord;
-use super::shape::{Judge, Shape, Verdict};
+use super::shape::{Glance, Judge, Shape, Verdict};
 use crate::gpu::allocation::Holding;
 use crate::gpu::fit::place;
 use crate::gpu::node::Node;
@@ -58,13 +58,11 @@ impl<'a> Situation<'a> {
 
     /// Weighs one of the ledger's nodes.
     pub(super) fn weigh(&self, judge: &mut Judge<'_>, entry: &NodeEntry) -> Weighed {
-        let snapshot = entry.current.load();
-        let verdict = judge.verdict(entry.slot, &snapshot);
-        let repels = snapshot.prefer_no_schedule;
-        if snapshot.nominated.is_empty() && !self.is_held(entry.slot) {
+        let Glance { verdict, repels, nominated } = judge.glance(entry);
+        if verdict.is_err() || !(nominated || self.is_held(entry.slot)) {
             return Weighed { verdict, crowded: false, repels };
         }
-        self.adjust(judge.shape, entry, &snapshot.state, verdict, repels)
+        self.adjust(judge.shape, entry, &entry.snapshot().state, verdict, repels)
     }
 
     /// Weighs a node that kube-scheduler sent, `entry` being what the ledger knows of the same name.

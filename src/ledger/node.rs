@@ -4,7 +4,7 @@
 //! What pods hold is kept whether or not the node's inventory lists the device, and counted again whenever it does.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -70,8 +70,8 @@ pub struct NodeEntry {
     /// Dense and stable while the node lives: an index into caches.
     pub slot: usize,
     pub(crate) current: ArcSwap<Snapshot>,
-    /// Whether the Node object exists; pods alone also make an entry, because they may be seen first.
-    known: AtomicBool,
+    /// See [`NodeEntry::version`].
+    published: AtomicU64,
     truth: Mutex<Truth>,
 }
 
@@ -155,9 +155,18 @@ impl NodeEntry {
             name,
             slot,
             current: ArcSwap::from_pointee(nothing),
-            known: AtomicBool::new(false),
+            published: AtomicU64::new(Self::UNKNOWN),
             truth: Mutex::default(),
         }
+    }
+
+    /// What [`NodeEntry::version`] says where there is no such Node object.
+    pub const UNKNOWN: u64 = 0;
+
+    /// The version of the newest snapshot, cheaper than the snapshot itself; [`NodeEntry::UNKNOWN`] where the Node object does not
+    /// exist: pods alone also make an entry, because they may be seen first, and a reader may keep one that the ledger dropped.
+    pub fn version(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
     }
 
     /// The newest version.
@@ -166,7 +175,7 @@ impl NodeEntry {
     }
 
     pub(super) fn is_known(&self) -> bool {
-        self.known.load(Ordering::Acquire)
+        self.version() != Self::UNKNOWN
     }
 
     /// The truth. Never held across an await or while another node's is taken.
@@ -177,8 +186,10 @@ impl NodeEntry {
 
     /// Publishes what `truth` says now.
     pub(super) fn publish(&self, truth: &Truth, versions: &Versions) {
-        self.known.store(truth.info.is_some(), Ordering::Release);
-        self.current.store(Arc::new(truth.snapshot(versions)));
+        let snapshot = truth.snapshot(versions);
+        let version = if truth.info.is_some() { snapshot.version } else { Self::UNKNOWN };
+        self.current.store(Arc::new(snapshot));
+        self.published.store(version, Ordering::Release);
     }
 }
 
