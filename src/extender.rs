@@ -147,7 +147,7 @@ impl Extender {
     /// An extender that remembers nothing yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let timeout = parts.settings.load().call_timeout();
-        Arc::new(Self {
+        let extender = Arc::new(Self {
             calls: Calls::new(parts.client, timeout, parts.metrics.calls.clone()),
             ledger: parts.ledger,
             settings: parts.settings,
@@ -161,7 +161,14 @@ impl Extender {
             roster: Roster::default(),
             shapes: Shapes::default(),
             in_flight: InFlight::default(),
-        })
+        });
+        let weak = Arc::downgrade(&extender);
+        extender.ledger.on_end(move |uid| {
+            if let Some(extender) = weak.upgrade() {
+                extender.holds.remove(uid);
+            }
+        });
+        extender
     }
 
     /// The metrics.
@@ -172,11 +179,6 @@ impl Extender {
     /// How many ranked pods are not bound yet.
     pub fn holds(&self) -> usize {
         self.holds.len()
-    }
-
-    /// Tells that a pod is gone: its hold goes too. Not telling costs little; a hold ends by itself.
-    pub fn forget(&self, uid: &str) {
-        self.holds.remove(uid);
     }
 
     fn ready_for(&self, body: &[u8]) -> Result<(), Refusal> {

@@ -9,6 +9,7 @@
 
 mod booking;
 mod doubt;
+mod ends;
 mod events;
 mod intern;
 mod metrics;
@@ -57,6 +58,7 @@ pub struct Ledger {
     turns: Box<[Mutex<()>]>,
     hasher: RandomState,
     doubts: doubt::Doubts,
+    ends: ends::Ends,
     reports: report::Reports,
     strings: Interner,
     versions: Versions,
@@ -83,6 +85,7 @@ impl Ledger {
             turns: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             doubts: doubt::Doubts::default(),
+            ends: ends::Ends::default(),
             reports: report::Reports::default(),
             strings: Interner::default(),
             versions: Versions::default(),

@@ -193,6 +193,7 @@ mod tests {
                 prefer_no_schedule,
                 schedulable: true,
                 labels: None,
+                refused: Arc::default(),
                 nominated: Arc::from([]),
             };
             let verdicts = Reason::ALL.into_iter().map(Err).chain([Ok(0.0), Ok(-3.5), Ok(f64::MIN)]);

@@ -126,6 +126,7 @@ impl Ledger {
         let _turn = self.turn(uid);
         if has_ended(pod) {
             self.drop_pod(uid, node_of(pod));
+            self.ends.tell(uid);
             return;
         }
         match node_of(pod) {
@@ -139,6 +140,7 @@ impl Ledger {
         if let Some(uid) = pod.metadata.uid.as_deref() {
             let _turn = self.turn(uid);
             self.drop_pod(uid, node_of(pod));
+            self.ends.tell(uid);
         }
     }
 

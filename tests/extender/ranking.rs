@@ -40,8 +40,9 @@ async fn a_hold_moves_the_next_pod_where_there_is_room_after_the_last() {
     assert_eq!(world.extender.holds(), 3);
 
     // Filtered again with one node only: the hold moves there.
-    world.extender.forget("p2");
-    world.extender.forget("p3");
+    world.remove_pod(&share("p2", 50 * GIB));
+    world.remove_pod(&share("p3", 50 * GIB));
+    assert_eq!(world.extender.holds(), 1, "deleted pods hold nothing");
     world.filter(&share("p1", 50 * GIB), &["b"]).await;
     assert_eq!(names(&world.filter(&share("p4", 50 * GIB), &both).await), ["a", "b"]);
 }
@@ -75,7 +76,7 @@ async fn a_hold_is_gone_when_the_pod_is_bound_deleted_or_refused() {
     world.apply_pod(&bound("p1", 0, "b", 0, 50 * GIB));
     assert_eq!(names(&world.filter(&share("p2", 50 * GIB), &both).await), ["a"]);
     assert_eq!(world.extender.holds(), 1);
-    world.extender.forget("p2");
+    world.remove_pod(&share("p2", 50 * GIB));
     assert_eq!(world.extender.holds(), 0);
     world.filter(&share("p3", 50 * GIB), &both).await;
     world.filter(&share("p3", 90 * GIB), &both).await;
