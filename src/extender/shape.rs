@@ -11,7 +11,7 @@ use crate::gpu::fit::{Policies, rank};
 use crate::gpu::node::Node;
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{GpuPolicy, NodePolicy, PodRequest};
-use crate::ledger::{NodeEntry, NodeState, Snapshot};
+use crate::ledger::{NodeEntry, NodeState};
 
 /// How many shapes are remembered. One takes 16 bytes a node.
 const MOST: usize = 192;
@@ -53,12 +53,12 @@ impl Cell {
     const REPELS: u64 = 1 << 61;
     const NOMINATED: u64 = 1 << 62;
 
-    fn new(snapshot: &Snapshot, verdict: Verdict) -> Self {
-        let mut tag = snapshot.version & Self::VERSION;
-        if snapshot.prefer_no_schedule {
+    fn new(version: u64, Glance { verdict, repels, nominated }: Glance) -> Self {
+        let mut tag = version & Self::VERSION;
+        if repels {
             tag |= Self::REPELS;
         }
-        if !snapshot.nominated.is_empty() {
+        if nominated {
             tag |= Self::NOMINATED;
         }
         match verdict {
@@ -130,7 +130,12 @@ impl Judge<'_> {
         let cell = &mut self.cells[entry.slot];
         if !cell.is_of(entry.version()) {
             let snapshot = entry.current.load();
-            *cell = Cell::new(&snapshot, self.shape.verdict(&snapshot.state));
+            let glance = Glance {
+                verdict: self.shape.verdict(&snapshot.state),
+                repels: snapshot.prefer_no_schedule,
+                nominated: !snapshot.nominated.is_empty(),
+            };
+            *cell = Cell::new(snapshot.version, glance);
         }
         cell.read()
     }
@@ -186,21 +191,13 @@ mod tests {
 
     #[test]
     fn a_cell_tells_what_was_put_in() {
-        for (version, prefer_no_schedule) in [(1, false), (u64::MAX >> 9, true)] {
-            let snapshot = Snapshot {
-                version,
-                state: NodeState::NoInventory,
-                prefer_no_schedule,
-                schedulable: true,
-                labels: None,
-                refused: Arc::default(),
-                nominated: Arc::from([]),
-            };
+        for (version, repels, nominated) in [(1, false, false), (u64::MAX >> 9, true, true), (7, true, false)] {
             let verdicts = Reason::ALL.into_iter().map(Err).chain([Ok(0.0), Ok(-3.5), Ok(f64::MIN)]);
             for verdict in verdicts {
-                let cell = Cell::new(&snapshot, verdict);
+                let glance = Glance { verdict, repels, nominated };
+                let cell = Cell::new(version, glance);
                 assert!(cell.is_of(version) && !cell.is_of(version + 1));
-                assert_eq!(cell.read(), Glance { verdict, repels: prefer_no_schedule, nominated: false });
+                assert_eq!(cell.read(), glance);
             }
         }
         assert!(!Cell::NEVER.is_of(0) && !Cell::NEVER.is_of(1));
