@@ -3,7 +3,7 @@
 use packhorse::webhook::{Answer, Settings};
 use serde_json::{Value, json};
 
-use super::review::{answer, create, creation, extension, pod, webhook};
+use super::review::{answer, create, creation, extension, pod, visible, webhook};
 
 #[test]
 fn a_review_with_a_uid_is_denied_with_a_reason() {
@@ -118,4 +118,27 @@ fn a_pod_of_10_mb_is_mutated_and_keeps_every_byte_of_its_own() {
     let env = after["spec"]["containers"][0]["env"].as_array().unwrap();
     assert_eq!(env.len(), large.len() + 1);
     assert_eq!(env[..large.len()], large[..]);
+}
+
+#[test]
+fn an_answer_stays_small_whatever_the_pod() {
+    let mut asked = pod(json!({"nvidia.com/gpu": "1"}));
+    let long = "x".repeat(10_000);
+    let faults = (0..2_000).map(|i| {
+        json!({"name": format!("c{i}"), "securityContext": {"privileged": true}, "env": [{"name": "CUDA_MPS_X", "value": long}]})
+    });
+    asked["spec"]["containers"].as_array_mut().unwrap().extend(faults);
+    let message = create(&asked).denied();
+    assert!(
+        message.starts_with("4000 faults: (1) ") && message.len() < 50_000,
+        "{} bytes: {message:.200}",
+        message.len()
+    );
+
+    let voided = (0..2_000).map(|i| json!({"name": format!("c{i}"), "env": visible("all")}));
+    asked["spec"]["initContainers"] = voided.collect();
+    asked["spec"]["containers"].as_array_mut().unwrap().truncate(1);
+    let answered = create(&asked);
+    assert_eq!(answered.warnings.len(), 51);
+    answered.admitted();
 }
