@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`server`] | `packhorse server`: webhook, extender and ledger as one process |
+//! | [`demo`] | `packhorse demo`: the parts at work in a simulated cluster |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
 //! | [`config`] | the server's YAML file |
 //!
@@ -11,6 +12,7 @@
 
 pub mod certs;
 pub mod config;
+pub mod demo;
 pub mod server;
 
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ enum Role {
     Server(Box<server::Args>),
     /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
     Certs(certs::Args),
+    Demo(demo::Args),
 }
 
 /// Runs the role that the command line names.
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
     let done = match cli.role {
         Role::Server(args) => server::run(*args),
         Role::Certs(args) => certs::run(args),
+        Role::Demo(args) => demo::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

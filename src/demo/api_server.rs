@@ -137,8 +137,18 @@ impl ApiServer {
     /// # Errors
     /// Where the client cannot be built.
     pub fn client(&self) -> Result<kube::Client, kube::Error> {
+        self.client_as("kube-rs")
+    }
+
+    /// The same with a `User-Agent` by which the request log tells clients apart.
+    ///
+    /// # Errors
+    /// Where the client cannot be built.
+    pub fn client_as(&self, user_agent: &'static str) -> Result<kube::Client, kube::Error> {
         let url = self.url().parse().map_err(|error| kube::Error::Service(Box::new(error)))?;
-        kube::Client::try_from(kube::Config::new(url))
+        let mut config = kube::Config::new(url);
+        config.headers.push((hyper::header::USER_AGENT, hyper::header::HeaderValue::from_static(user_agent)));
+        kube::Client::try_from(config)
     }
 
     /// The objects themselves, past HTTP, admission and faults.
@@ -154,6 +164,11 @@ impl ApiServer {
     /// All requests for objects since the start, in the order they began.
     pub fn requests(&self) -> Vec<Entry> {
         self.server.log.all()
+    }
+
+    /// How long each call of a webhook took.
+    pub fn webhook_times(&self) -> Vec<Duration> {
+        self.server.admission.times()
     }
 
     /// Has pods sent to a mutating webhook from now on, with failure policy `Fail`: at creation, and where an ephemeral container

@@ -32,3 +32,20 @@ impl Random {
         probability > 0.0 && self.unit() < probability
     }
 }
+
+impl Random {
+    /// One of them; the first where there is only one. `items` must not be empty.
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+
+    /// From `low` to `high`, both included.
+    pub(crate) fn between(&mut self, low: i64, high: i64) -> i64 {
+        low + self.below(usize::try_from(high - low + 1).unwrap_or(1)) as i64
+    }
+
+    /// The time to the next of events that come `rate` times a second, independently of each other.
+    pub(crate) fn gap(&mut self, rate: f64) -> std::time::Duration {
+        std::time::Duration::from_secs_f64((-(1.0 - self.unit()).ln() / rate).clamp(0.0, 60.0))
+    }
+}

@@ -5,7 +5,7 @@
 //! leave alone what is not its concern in any case.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -48,6 +48,7 @@ type Idle = Vec<((String, String), SendRequest<Full<Bytes>>)>;
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     idle: Mutex<Idle>,
+    times: Mutex<Vec<Duration>>,
 }
 
 impl Admission {
@@ -56,7 +57,9 @@ impl Admission {
         for webhook in webhooks(store, review, &admitted.object) {
             let name = webhook["name"].as_str().unwrap_or_default();
             let limit = Duration::from_secs(webhook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30));
+            let began = Instant::now();
             let call = tokio::time::timeout(limit, self.call(&webhook, review, &admitted.object)).await;
+            self.times.lock().unwrap_or_else(PoisonError::into_inner).push(began.elapsed());
             match call.unwrap_or_else(|_| Err("context deadline exceeded".to_owned())) {
                 Ok(response) => apply(name, &response, &mut admitted)?,
                 Err(_) if webhook["failurePolicy"] == "Ignore" => {}
@@ -67,6 +70,10 @@ impl Admission {
             }
         }
         Ok(admitted)
+    }
+
+    pub(super) fn times(&self) -> Vec<Duration> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One call; the response object of a well-formed answer.

@@ -26,6 +26,8 @@ pub struct Rates {
     pub answer_delay: Duration,
     /// A write is committed and its answer never arrives.
     pub lose_answer: f64,
+    /// The same for bindings alone.
+    pub lose_binding: f64,
 }
 
 /// Which requests a hook is for; empty fields are any.
@@ -202,6 +204,7 @@ impl Faults {
                 self.count();
             }
             lost |= is_write && random.chance(rates.lose_answer);
+            lost |= is_write && resource == "pods/binding" && random.chance(rates.lose_binding);
         }
         if lost {
             self.count();

@@ -102,6 +102,8 @@ pub(super) async fn handle(server: Arc<Server>, request: Request<Incoming>) -> R
         dry_run: call.dry_run(),
         code: 0,
     };
+    // People read JSON by lines; the original does them the same favour.
+    let pretty = entry.user_agent.starts_with("curl/") || call.param("pretty") == "true";
     let number = server.log.begin(entry);
     let before = server.faults.delay_before(call.verb, &what);
     if !before.is_zero() {
@@ -117,7 +119,7 @@ pub(super) async fn handle(server: Arc<Server>, request: Request<Incoming>) -> R
             }
             Err(refusal) => {
                 server.log.end(number, refusal.code);
-                Ok(refused(&refusal))
+                Ok(refused(&refusal, pretty))
             }
         };
     } else {
@@ -140,8 +142,8 @@ pub(super) async fn handle(server: Arc<Server>, request: Request<Incoming>) -> R
         return Err(io::Error::new(io::ErrorKind::ConnectionReset, "answer lost by an injected fault"));
     }
     Ok(match result {
-        Ok(answer) => json_response(answer.code, &answer.body, &answer.warnings),
-        Err(refusal) => refused(&refusal),
+        Ok(answer) => json_response(answer.code, &answer.body, &answer.warnings, pretty),
+        Err(refusal) => refused(&refusal, pretty),
     })
 }
 
@@ -169,9 +171,9 @@ fn plain(server: &Server, path: &str) -> Option<Response<Body>> {
             let body = json!({"major": major, "minor": minor, "gitVersion": server.version, "gitCommit": "",
                 "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
                 "platform": "linux/amd64"});
-            Some(json_response(StatusCode::OK, &body, &[]))
+            Some(json_response(StatusCode::OK, &body, &[], true))
         }
-        _ => object::discovery(path).map(|body| json_response(StatusCode::OK, &body, &[])),
+        _ => object::discovery(path).map(|body| json_response(StatusCode::OK, &body, &[], true)),
     }
 }
 
@@ -503,13 +505,14 @@ fn watch(server: &Arc<Server>, call: Call) -> Result<Response<Body>, Refusal> {
     Ok(response(StatusCode::OK, "application/json", StreamBody::new(parts).boxed_unsync(), &[]))
 }
 
-fn refused(refusal: &Refusal) -> Response<Body> {
+fn refused(refusal: &Refusal, pretty: bool) -> Response<Body> {
     let code = StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    json_response(code, &refusal.status(), &[])
+    json_response(code, &refusal.status(), &[], pretty)
 }
 
-fn json_response(code: StatusCode, body: &Value, warnings: &[String]) -> Response<Body> {
-    response(code, "application/json", full(format!("{body}\n")), warnings)
+fn json_response(code: StatusCode, body: &Value, warnings: &[String], pretty: bool) -> Response<Body> {
+    let text = if pretty { format!("{body:#}\n") } else { format!("{body}\n") };
+    response(code, "application/json", full(text), warnings)
 }
 
 fn text(code: StatusCode, body: &'static str) -> Response<Body> {

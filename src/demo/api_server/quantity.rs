@@ -55,6 +55,21 @@ impl Quantity {
         self.nanos % NANO == 0
     }
 
+    /// Rounded up.
+    pub(crate) fn value(self) -> i64 {
+        self.rounded_up(NANO)
+    }
+
+    /// Thousandths, rounded up.
+    pub(crate) fn milli(self) -> i64 {
+        self.rounded_up(NANO / 1000)
+    }
+
+    fn rounded_up(self, unit: i128) -> i64 {
+        let whole = self.nanos.div_euclid(unit) + i128::from(self.nanos.rem_euclid(unit) != 0);
+        i64::try_from(whole).unwrap_or(i64::MAX)
+    }
+
     pub(crate) fn nanos(self) -> i128 {
         self.nanos
     }
@@ -128,6 +143,8 @@ mod tests {
         for bad in ["", "Gi", "1.2.3", "4 k", "abc", "1gi", "--1"] {
             assert_eq!(Quantity::parse(bad), None, "{bad}");
         }
+        assert_eq!(Quantity::parse("1500m").unwrap().value(), 2);
+        assert_eq!(Quantity::parse("1500m").unwrap().milli(), 1500);
         assert!(!Quantity::parse("1500m").unwrap().is_integer());
         assert!(Quantity::parse("-1").unwrap().is_negative());
     }

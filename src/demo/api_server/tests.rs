@@ -261,7 +261,7 @@ async fn a_watcher_survives_cuts_delays_and_expiry_and_ends_with_the_truth() {
         expire_resume: 0.2,
         slow_answer: 0.2,
         answer_delay: Duration::from_millis(3),
-        lose_answer: 0.0,
+        ..Rates::default()
     };
     let settings = Settings { seed: 7, faults: rates, ..Settings::default() };
     let api = ApiServer::start(settings).await.unwrap();
