@@ -47,7 +47,7 @@ impl Parts {
         let client = api.client_as(USER_AGENT).map_err(|error| Error::Start(error.to_string()))?;
 
         let ledger_metrics = ledger::Metrics::new(&mut registry);
-        let ledger = Arc::new(Ledger::new(ledger::Settings::default(), ledger_metrics));
+        let ledger = Arc::new(Ledger::new(Arc::default(), ledger_metrics));
         tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&ledger).watch(client.clone())));
 
         let objects = api.objects();
