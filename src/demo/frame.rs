@@ -113,7 +113,7 @@ fn head(board: &Board, style: Style) -> Vec<String> {
     first.push(Some(Paint::Cyan), &percent(board.use_now.memory));
     first.plain("  cores ");
     first.push(Some(Paint::Cyan), &percent(board.use_now.cores));
-    first.plain("  GPUs with pods ");
+    first.plain("  GPUs used ");
     first.push(Some(Paint::Cyan), &percent(board.use_now.gpus));
     let mut second = Line::new(style);
     second.plain(&format!("Pods: {} offered, ", board.offered));

@@ -53,9 +53,9 @@ const KINDS: [(Kind, usize); 13] = [
     (Kind::Notebook, 18),
     (Kind::Embed, 14),
     (Kind::Train, 7),
-    (Kind::Slice, 9),
+    (Kind::Slice, 12),
     (Kind::Pipeline, 6),
-    (Kind::Dist, 3),
+    (Kind::Dist, 2),
     (Kind::Half, 3),
     (Kind::Pair, 4),
     (Kind::Picky, 4),
@@ -68,12 +68,12 @@ const KINDS: [(Kind, usize); 13] = [
 const MEAN_RUN: f64 = 8.0;
 /// GPUs that an average pod of the mix takes.
 const MEAN_SHARE: f64 = 0.36;
-/// The load beyond what the fleet can bear, so that some pods have to wait.
-const OVERLOAD: f64 = 1.05;
+/// The load, as a part of what the fleet can bear: so much that some pods have to wait, so little that most need not.
+const LOAD: f64 = 1.0;
 /// No more pods a second than this, however large the fleet.
 const MAX_RATE: f64 = 250.0;
 /// In the first seconds pods come faster, to fill the empty fleet.
-const RUSH: (Duration, f64) = (Duration::from_secs(3), 3.0);
+const RUSH: (Duration, f64) = (Duration::from_secs(3), 2.0);
 
 /// The endless stream of offers.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Workload {
         Self {
             random,
             at: Duration::ZERO,
-            rate: (gpus * OVERLOAD / (MEAN_RUN * MEAN_SHARE)).clamp(0.5, MAX_RATE),
+            rate: (gpus * LOAD / (MEAN_RUN * MEAN_SHARE)).clamp(0.5, MAX_RATE),
             gpus_per_node,
             has_mig: nodes >= 3,
             first,
@@ -150,7 +150,7 @@ impl Workload {
             Kind::Train => ("train", "batch", vec![gpu("main", &json!({"nvidia.com/gpu": 1}))]),
             Kind::Dist => {
                 annotations["packhorse.dev/gpu-policy"] = json!("topology");
-                let count = if self.gpus_per_node >= 4 { *random.pick(&[2, 2, 4]) } else { 2 };
+                let count = if self.gpus_per_node >= 4 { *random.pick(&[2, 2, 2, 4]) } else { 2 };
                 ("dist", "batch", vec![gpu("main", &json!({ "nvidia.com/gpu": count }))])
             }
             Kind::Half => {
