@@ -39,7 +39,7 @@ pub use latency::Percentiles;
 pub use report::{Report, Shares};
 pub use terminal::Display;
 
-use api_server::{ApiServer, Rates};
+use api_server::{ApiServer, Match, Rates};
 use board::Board;
 use http_client::HttpClient;
 use news::News;
@@ -63,6 +63,8 @@ pub struct Options {
     pub seed: u64,
     /// What goes wrong in the API server.
     pub faults: Rates,
+    /// Bindings that take effect without an answer, 0 to 1.
+    pub lost_bindings: f64,
     /// Where it is shown.
     pub display: Display,
     /// Binds a pod behind Packhorse's back onto a GPU that is in use, once there is one. For tests of the checker: it must say so.
@@ -77,6 +79,7 @@ impl Default for Options {
             duration: None,
             seed: 1,
             faults: mild_faults(),
+            lost_bindings: 0.01,
             display: Display::Auto,
             sabotage: false,
         }
@@ -92,7 +95,6 @@ fn mild_faults() -> Rates {
         expire_resume: 0.05,
         slow_answer: 0.01,
         answer_delay: Duration::from_millis(40),
-        lose_binding: 0.01,
         ..Rates::default()
     }
 }
@@ -125,6 +127,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<Report, Er
     let settings =
         api_server::Settings { seed: options.seed, faults: options.faults, ..api_server::Settings::default() };
     let api = ApiServer::start(settings).await.map_err(|error| Error::Start(error.to_string()))?;
+    api.faults().lose_often(options.lost_bindings, Match::of("create", "pods/binding"));
     let began = Instant::now();
     let (news, mut items) = News::new(began);
     let observer = Observer::default();

@@ -170,14 +170,9 @@ impl Report {
             }
         }
         writeln!(out)?;
-        writeln!(
-            out,
-            "  The same seed and options offer the same pods at the same times, and the same incidents; which node"
-        )?;
-        writeln!(
-            out,
-            "  a pod gets, and all times measured, depend on how the machine interleaves what happens at once."
-        )?;
+        let repeatable = "The same seed and options offer the same pods at the same times, and the same incidents; which node \
+                          a pod gets, and all times measured, depend on how the machine interleaves what happens at once.";
+        wrapped(out, "  ", repeatable, width.min(100))?;
         writeln!(out)?;
         self.verdict(out)
     }

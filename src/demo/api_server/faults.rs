@@ -26,8 +26,6 @@ pub struct Rates {
     pub answer_delay: Duration,
     /// A write is committed and its answer never arrives.
     pub lose_answer: f64,
-    /// The same for bindings alone.
-    pub lose_binding: f64,
 }
 
 /// Which requests a hook is for; empty fields are any.
@@ -59,6 +57,7 @@ impl Match {
 struct Hooks {
     fail: Vec<(Match, usize, u16)>,
     lose: Vec<(Match, usize)>,
+    lose_often: Vec<(Match, f64)>,
     delay: Vec<(Match, Duration)>,
     delay_answer: Vec<(Match, Duration)>,
     expire_resumes: usize,
@@ -125,6 +124,13 @@ impl Faults {
     /// The next `n` matching requests take effect, but the connection closes without an answer.
     pub fn lose_next_answers(&self, n: usize, what: Match) {
         self.hooks().lose.push((what, n));
+    }
+
+    /// From now on matching writes lose their answers with this probability; zero ends it.
+    pub fn lose_often(&self, probability: f64, what: Match) {
+        let mut hooks = self.hooks();
+        hooks.lose_often.retain(|(of, _)| *of != what);
+        hooks.lose_often.push((what, probability));
     }
 
     /// The next binding takes effect, its answer is lost.
@@ -198,13 +204,14 @@ impl Faults {
             hooks.lose.retain(|(_, n)| *n > 0);
         }
         let rates = hooks.rates;
+        let often = hooks.lose_often.iter().filter(|(what, _)| what.is(verb, resource)).map(|(_, rate)| *rate).sum();
         if let Some(random) = &mut hooks.random {
             if random.chance(rates.slow_answer) {
                 wait += rates.answer_delay.mul_f64(random.unit());
                 self.count();
             }
             lost |= is_write && random.chance(rates.lose_answer);
-            lost |= is_write && resource == "pods/binding" && random.chance(rates.lose_binding);
+            lost |= is_write && random.chance(often);
         }
         if lost {
             self.count();
