@@ -1,7 +1,7 @@
 //! Certificates over real TLS: renewed, replaced and reloaded while callers call.
 #![expect(clippy::unwrap_used, reason = "in a test's own tools a panic is the test's failure")]
 
-mod api;
+pub(crate) mod api;
 pub(crate) mod callers;
 
 use std::net::SocketAddr;

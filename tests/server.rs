@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use packhorse::certs::authority::{Authority, Leaf};
+use packhorse::cli::config::Config;
 use packhorse::demo::api_server::{ApiServer, Match, Settings};
 use packhorse::serve::{self, Limits};
 use serde_json::{Value, json};
@@ -86,6 +87,18 @@ fn certificate_files_are_private_and_not_overwritten_unasked() {
     assert!(status == Some(1) && error.contains("naïve"), "{error}");
 }
 
+#[test]
+fn the_shipped_configuration_shows_every_key() {
+    fn keys(value: &Value, prefix: &str) -> Vec<String> {
+        let Some(map) = value.as_object().filter(|map| !map.is_empty()) else { return vec![prefix.to_owned()] };
+        map.iter().flat_map(|(key, value)| keys(value, &format!("{prefix}.{key}"))).collect()
+    }
+    let text = include_str!("../docs/config.yaml");
+    let shown: Value = serde_saphyr::from_str(text).unwrap();
+    let known = serde_json::to_value(Config::default()).unwrap();
+    assert_eq!(keys(&shown, ""), keys(&known, ""));
+}
+
 /// `tls.crt` and `tls.key` for [`NAME`], and the CA that signed them.
 fn certificate_files(directory: &Path) -> (String, String, Authority) {
     let authority = Authority::generate(SystemTime::now(), Duration::from_secs(3600)).unwrap();
@@ -151,6 +164,10 @@ async fn self_managed_certificates_make_it_ready_and_sigterm_ends_it_with_0() {
         assert!(text.contains(series), "{series} in {text}");
     }
 
+    let mut families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    families.sort_unstable();
+    assert!(families.windows(2).all(|pair| pair[0] != pair[1]), "a family twice is no valid exposition: {families:#?}");
+
     server.terminate();
     eventually("readiness is off while it still answers", || async {
         http::ask(metrics, "GET", "/readyz", "")
@@ -159,6 +176,40 @@ async fn self_managed_certificates_make_it_ready_and_sigterm_ends_it_with_0() {
     })
     .await;
     assert_eq!(server.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespaces_label_decides_what_a_count_alone_means_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key, authority) = certificate_files(directory.path());
+    let (api, kubeconfig) = cluster(directory.path()).await;
+    let label = |value: &str| json!({"metadata": {"name": "team", "labels": {"packhorse.dev/count-alone": value}}});
+    api.objects().create("namespaces", label("share-50")).unwrap();
+    let server = Server::start(&["--kubeconfig", &kubeconfig, "--tls-cert", &certificate, "--tls-key", &key]);
+    let (webhook, metrics) = (server.address("webhook"), server.address("metrics"));
+    eventually("ready", || async { http::get(metrics, "/readyz").await.0 == 200 }).await;
+
+    let container = json!({"name": "main", "image": "i", "resources": {"limits": {"nvidia.com/gpu": "1"}}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "team"},
+                     "spec": {"containers": [container]}});
+    let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "namespace": "team", "operation": "CREATE", "userInfo": {}, "object": pod}});
+    let review = review.to_string();
+    let request = || async {
+        let client = super::certs::callers::trusting(&authority.certificate);
+        let (status, answer) = http::ask_tls(webhook, NAME, client, "POST", "/mutate", &review).await.unwrap();
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let patch = super::certs::api::decoded(&answer["response"]["patch"]).unwrap_or_else(|| panic!("{answer}"));
+        let patch: Value = serde_json::from_str(&patch).unwrap();
+        patch.to_string()
+    };
+    let shared = request().await;
+    assert!(shared.contains("memoryPercent") && !shared.contains("exclusive"), "{shared}");
+    api.objects().patch("namespaces", "", "team", &label("exclusive")).unwrap();
+    eventually("the changed label is in effect", || async { request().await.contains("exclusive") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,21 +139,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shipped_file_says_the_defaults_and_every_key() {
-        let text = include_str!("../../docs/config.yaml");
-        assert_eq!(Config::parse(text).unwrap(), Config::default());
-
-        // Every key stands in it, also the ones whose value is the default.
-        let shown: serde_json::Value = serde_saphyr::from_str(text).unwrap();
-        let known = serde_json::to_value(Config::default()).unwrap();
-        assert_eq!(keys(&shown, ""), keys(&known, ""));
-    }
-
-    fn keys(value: &serde_json::Value, prefix: &str) -> Vec<String> {
-        let Some(map) = value.as_object().filter(|map| !map.is_empty()) else { return vec![prefix.to_owned()] };
-        let mut keys: Vec<_> = map.iter().flat_map(|(key, value)| keys(value, &format!("{prefix}.{key}"))).collect();
-        keys.sort();
-        keys
+    fn the_shipped_file_says_the_defaults() {
+        assert_eq!(Config::parse(include_str!("../../docs/config.yaml")).unwrap(), Config::default());
     }
 
     #[test]

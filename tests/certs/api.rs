@@ -73,7 +73,7 @@ pub(crate) fn encoded(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-fn decoded(value: &Value) -> Option<String> {
+pub(crate) fn decoded(value: &Value) -> Option<String> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str()?).unwrap();
     Some(String::from_utf8(bytes).unwrap())
 }

@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
@@ -15,6 +16,9 @@ use kube::{Api, ResourceExt};
 
 use crate::gpu::parse::CountAlone;
 use crate::kube_api::names::COUNT_ALONE;
+
+/// After so long without an event the watch is begun anew.
+const QUIET: Duration = Duration::from_secs(600);
 
 type Labels = HashMap<String, CountAlone>;
 
@@ -40,20 +44,23 @@ impl Namespaces {
     pub async fn follow(&self, client: kube::Client) {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
         let config = watcher::Config::default().labels(COUNT_ALONE);
-        let mut events = watcher(api, config).default_backoff().boxed();
-        let mut listed = Labels::new();
         let mut complained = false;
         loop {
-            match events.try_next().await {
-                Ok(Some(event)) => {
-                    complained = false;
-                    self.apply(event, &mut listed);
-                }
-                Ok(None) => return,
-                Err(error) if complained => tracing::debug!(%error, "namespaces: the watch is still broken"),
-                Err(error) => {
-                    complained = true;
-                    tracing::warn!(%error, "namespaces: the watch broke, trying again; labels known so far stay in effect");
+            let mut events = watcher(api.clone(), config.clone()).default_backoff().boxed();
+            let mut listed = Labels::new();
+            // Too quiet: a connection that died without a word, or no change in all that time. A new list costs little.
+            while let Ok(event) = tokio::time::timeout(QUIET, events.next()).await {
+                match event {
+                    Some(Ok(event)) => {
+                        complained = false;
+                        self.apply(event, &mut listed);
+                    }
+                    Some(Err(error)) if complained => tracing::debug!(%error, "namespaces: the watch is still broken"),
+                    Some(Err(error)) => {
+                        complained = true;
+                        tracing::warn!(%error, "namespaces: the watch broke, trying again; labels known so far stay in effect");
+                    }
+                    None => break,
                 }
             }
         }
