@@ -77,13 +77,13 @@ impl Cluster {
 
 /// What kube-scheduler sends to `/filter` about some nodes.
 pub fn request(uid: &str, shape: usize, names: &[String]) -> Vec<u8> {
-    // In the order of fields in which Go writes them.
-    format!(
-        r#"{{"Pod":{},"Nodes":null,"NodeNames":{}}}"#,
-        pending(uid, shape),
-        serde_json::to_string(names).expect("JSON")
-    )
-    .into_bytes()
+    request_of(&pending(uid, shape), names)
+}
+
+/// The same about any pod. The fields are in the order in which Go writes them.
+pub fn request_of(pod: &Value, names: &[String]) -> Vec<u8> {
+    let names = serde_json::to_string(names).expect("JSON");
+    format!(r#"{{"Pod":{pod},"Nodes":null,"NodeNames":{names}}}"#).into_bytes()
 }
 
 fn uuid(node: &str, card: usize) -> String {

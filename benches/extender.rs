@@ -44,7 +44,7 @@ fn extender(criterion: &mut Criterion) {
                     cpu += 1;
                     let mut pod = cluster::pending("new", 7);
                     pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!(format!("{cpu}m"));
-                    json!({"Pod": pod, "Nodes": null, "NodeNames": cluster.names}).to_string().into_bytes()
+                    cluster::request_of(&pod, &cluster.names)
                 },
                 |request| black_box(cluster.extender.filter(&request)),
                 BatchSize::PerIteration,

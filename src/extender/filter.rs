@@ -218,6 +218,7 @@ impl Extender {
         }
         let (best, kept) = outcome.choose();
         if settings.holds
+            && !query.record.uid.is_empty()
             && let Some(entry) = best.and_then(|best| self.ledger.node(best.name))
             && let Some(holdings) = situation.expect(&query.shape, &entry)
         {
@@ -309,7 +310,9 @@ impl Extender {
         pod: &PodView<'_>,
         settings: &Settings,
     ) -> FilterResult<'a> {
-        if let Some(unfit) = &self.unfit {
+        if let Some(unfit) = &self.unfit
+            && outcome.count > 0
+        {
             unfit(&Unfit { record: &query.record, pod, nodes: outcome.count });
         }
         // Before 1.38 kube-scheduler's dry run knows nothing of our verdict: it finds no victim, fails with a text that changes,

@@ -6,6 +6,7 @@
 //! does not know yet is looked up in the ledger.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,12 +30,11 @@ impl Order {
     fn of(entries: Vec<Arc<NodeEntry>>) -> Self {
         let mut order = Self::default();
         for entry in entries {
-            let position = order.entries.len();
-            if order.positions.insert(Arc::clone(&entry.name), position).is_none() {
-                order.names.push_str(&entry.name);
-                order.ends.push(order.names.len());
-                order.entries.push(entry);
-            }
+            let Entry::Vacant(vacant) = order.positions.entry(Arc::clone(&entry.name)) else { continue };
+            vacant.insert(order.entries.len());
+            order.names.push_str(&entry.name);
+            order.ends.push(order.names.len());
+            order.entries.push(entry);
         }
         order
     }
@@ -185,5 +185,34 @@ impl Hasher for NameHasher {
     fn finish(&self) -> u64 {
         // The table takes its buckets from the low bits and its tags from the high ones.
         self.0 ^ (self.0 >> 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube_api::node::NodeView;
+
+    #[test]
+    fn learns_an_order_in_which_nodes_are_named_twice() {
+        let ledger = Ledger::default();
+        for name in ["a", "b", "c"] {
+            let node = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
+            ledger.apply_node(&serde_json::from_str::<NodeView<'_>>(&node).unwrap());
+        }
+        let roster = Roster::default();
+        roster.learn(["c", "a", "c", "b", "a"].iter().filter_map(|name| ledger.node(name)).collect());
+        let mut reading = roster.read(&ledger);
+        for name in ["b", "a", "c"] {
+            assert_eq!(&*reading.find(name).entry().unwrap().name, name);
+        }
+        assert!(reading.find("d").entry().is_none());
+        let mut reading = roster.read(&ledger);
+        for name in ["c", "a", "b"] {
+            assert_eq!(reading.expected(), name);
+            assert_eq!(&*reading.take_expected().entry().unwrap().name, name);
+        }
+        assert_eq!(reading.expected(), "");
+        assert_eq!(reading.surprises, 0);
     }
 }

@@ -26,8 +26,8 @@ pub struct Settings {
     pub volume_hold_seconds: u32,
     /// The largest request accepted, in MiB. 5,000 full nodes are about 64.
     pub max_body_mib: u32,
-    /// How long one call to the API server may take, in seconds; keep it below the scheduler profile's `httpTimeout`. Read at
-    /// the start.
+    /// How long one call to the API server may take, in seconds. A bind that goes wrong makes up to three; all of them should
+    /// fit in the scheduler profile's `httpTimeout`. Read at the start.
     pub call_timeout_seconds: u32,
     /// Which node first, where a pod does not say: `binpack` or `spread`.
     pub node_policy: NodeOrder,
@@ -45,7 +45,7 @@ impl Default for Settings {
             hold_seconds: 5,
             volume_hold_seconds: 600,
             max_body_mib: 64,
-            call_timeout_seconds: 4,
+            call_timeout_seconds: 3,
             node_policy: NodeOrder::Binpack,
             gpu_policy: None,
         }

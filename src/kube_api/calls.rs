@@ -1,8 +1,9 @@
 //! The few calls that the extender makes to the API server: bind, look a pod up, nominate, evict, write an Event.
 //!
-//! Each is one HTTP request with a deadline and without retries: whoever calls knows what a repetition would mean. Errors are
-//! told apart by what is known afterwards (see [`CallError`]): the difference between "was not done" and "may have been done" is what
-//! keeps a device from being given out twice. Every call is counted by kind and result.
+//! Each is one HTTP request with a deadline, which is not repeated here: whoever calls knows what a repetition would mean. (A client
+//! that itself repeats what was answered with 429, 503 or 504 does no harm: every call has the UID as precondition, and a second
+//! bind is a conflict.) Errors are told apart by what is known afterwards (see [`CallError`]): the difference between "was not
+//! done" and "may have been done" keeps a device from being given out twice. Every call is counted by kind and result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

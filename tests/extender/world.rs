@@ -208,9 +208,16 @@ impl World {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// Filters as kube-scheduler asks, and once more with the fields in another order, which must make no difference.
     pub(crate) async fn filter(&self, pod: &Value, names: &[&str]) -> Value {
-        let answer = self.post("/filter", &args(pod, names)).await;
+        let names = serde_json::to_string(names).unwrap();
+        let (status, text) =
+            self.post_text("/filter", format!(r#"{{"Pod":{pod},"Nodes":null,"NodeNames":{names}}}"#)).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(answer["Error"], "", "{answer}");
+        let (_, again) = self.post_text("/filter", format!(r#"{{ "NodeNames": {names}, "Pod": {pod} }}"#)).await;
+        assert_eq!(again, text);
         answer
     }
 
