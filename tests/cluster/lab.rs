@@ -297,6 +297,16 @@ impl Lab {
         self.scheduler.kill();
     }
 
+    /// Stops kube-scheduler where it is. Its lease lasts 15 s.
+    pub(crate) fn pause_scheduler(&self) {
+        self.scheduler.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume_scheduler(&self) {
+        self.scheduler.signal("CONT");
+    }
+
     /// Starts kube-scheduler after its end. Does not wait.
     pub(crate) fn start_scheduler(&mut self) {
         let config =
@@ -384,6 +394,8 @@ fn api_server_flags(directory: &Path, ip: Ipv4Addr, etcd: &str) -> Vec<String> {
         format!("--service-account-key-file={}", file("service-account.pub")),
         format!("--service-account-signing-key-file={}", file("service-account.key")),
         format!("--token-auth-file={}", file("tokens.csv")),
+        // No certificate of it is ever used. With a client CA the API server publishes the ConfigMap that components look for.
+        format!("--client-ca-file={}", file("client-ca.crt")),
         "--authorization-mode=Node,RBAC".to_owned(),
         // Nothing would ever remove the taint from nodes that have no kubelet.
         "--disable-admission-plugins=TaintNodesByCondition".to_owned(),

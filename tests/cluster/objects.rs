@@ -121,6 +121,12 @@ pub(crate) fn pod(name: &str, limits: &Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": name}, "spec": pod_spec(limits)})).expect("a Pod")
 }
 
+/// Only this node will do.
+pub(crate) fn pin(pod: &mut Pod, node: &str) {
+    let selector = [("kubernetes.io/hostname".to_owned(), node.to_owned())].into();
+    pod.spec.as_mut().expect("a spec").node_selector = Some(selector);
+}
+
 /// The specification of a pod with one container `main` and these limits.
 pub(crate) fn pod_spec(limits: &Value) -> Value {
     json!({

@@ -102,14 +102,21 @@ impl Component {
 
     /// As Kubernetes would end it: SIGTERM, then patience. Returns how it ended.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
         let mut child = self.child.take().unwrap_or_else(|| panic!("{} does not run", self.name));
-        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().expect("sh runs");
-        assert!(sent.success(), "cannot signal {}", self.name);
         let name = self.name.clone();
         super::wait::until(&format!("{name} to stop after SIGTERM"), 45, async || {
             child.try_wait().expect("child is ours")
         })
         .await
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, signal: &str) {
+        let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
+        let sent =
+            Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().expect("sh runs");
+        assert!(sent.success(), "cannot send {signal} to {}", self.name);
     }
 
     /// Its resident memory, MiB.

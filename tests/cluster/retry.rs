@@ -82,7 +82,9 @@ fn an_unschedulable_pod_is_not_retried_in_a_loop() {
         let namespace = lab.namespace("patience", json!({})).await;
         for name in ["a", "b"] {
             let most = json!({"nvidia.com/gpu": 1, "nvidia.com/gpumem-percentage": 70});
-            pods::create(&lab.client, &namespace, &objects::pod(name, &most)).await;
+            let mut pod = objects::pod(name, &most);
+            objects::pin(&mut pod, "full");
+            pods::create(&lab.client, &namespace, &pod).await;
         }
         pods::all_bound(&lab.client, &namespace, 2, 20).await;
         let versions = pods::Versions::watch(&lab.client, &namespace).await;

@@ -112,11 +112,11 @@ fn is_true_of(reason: &str, node: &super::checker::NodeBooks, ask: &Ask) -> bool
     }
 }
 
-/// `0/102 nodes are available: 40 Insufficient cpu, 62 GPU cores exhausted. preemption: …` gives the two reasons.
+/// `0/102 nodes are available: 40 Insufficient cpu, 62 GPU cores exhausted. no new claims …` gives the two reasons.
 fn reasons(message: &str) -> Vec<&str> {
-    let told = message.split(" preemption:").next().unwrap_or_default();
-    let (_, list) = told.split_once("available: ").unwrap_or_default();
-    list.trim_end_matches(['.', ' '])
+    let (_, list) = message.split_once("available: ").unwrap_or_default();
+    let list = list.split(". ").next().unwrap_or_default();
+    list.trim_end_matches('.')
         .split(", ")
         .filter(|part| !part.is_empty())
         .map(|part| part.split_once(' ').map_or(part, |(_, reason)| reason))
