@@ -18,6 +18,8 @@ const ADMINISTRATOR_TOKEN: &str = "lab-administrator-token";
 /// The files that kube-apiserver needs to know its users.
 pub(crate) fn write_keys(directory: &Path) {
     let key = rcgen::KeyPair::generate().expect("a P-256 key");
+    let clients = rcgen::generate_simple_self_signed(vec!["lab".to_owned()]).expect("a certificate");
+    write(&directory.join("client-ca.crt"), &clients.cert.pem());
     write(&directory.join("service-account.key"), &key.serialize_pem());
     write(&directory.join("service-account.pub"), &key.public_key_pem());
     write(&directory.join("tokens.csv"), &format!("{ADMINISTRATOR_TOKEN},{ADMINISTRATOR},lab-0,\"system:masters\"\n"));

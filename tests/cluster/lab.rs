@@ -63,11 +63,12 @@ pub(crate) struct Lab {
     server_kubeconfig: PathBuf,
     /// What the server's configuration file holds; none: the server runs without one.
     server_config: Option<String>,
-    etcd: Component,
-    api_server: Component,
-    controller_manager: Component,
-    server: Component,
+    // In the order in which they end, and in which their logs are shown after a failure.
     scheduler: Component,
+    server: Component,
+    _controller_manager: Component,
+    _api_server: Component,
+    _etcd: Component,
 }
 
 impl Lab {
@@ -87,15 +88,17 @@ impl Lab {
         let etcd_url = format!("http://{ip}:2379");
         let etcd =
             component("etcd", vec![text(&directory.join("etcd")), etcd_url.clone(), format!("http://{ip}:2380")]);
-        let api_server = component("kube-apiserver", api_server_flags(&directory, ip, &etcd_url));
+        let mut api_server = component("kube-apiserver", api_server_flags(&directory, ip, &etcd_url));
         let server_url = format!("https://{ip}:6443");
         let kubeconfig = identity::administrator(&directory, &server_url);
         wait::until("kube-apiserver's certificate", 60, async || {
+            api_server.must_run();
             directory.join("certificates/apiserver.crt").exists().then_some(())
         })
         .await;
         let client = identity::client(&kubeconfig).await;
         wait::until("kube-apiserver to be ready", 90, async || {
+            api_server.must_run();
             let request = http_request("/readyz");
             client.request_text(request).await.ok()
         })
@@ -129,11 +132,11 @@ impl Lab {
             webhook_port,
             server_kubeconfig,
             server_config: None,
-            etcd,
-            api_server,
-            controller_manager,
-            server,
             scheduler,
+            server,
+            _controller_manager: controller_manager,
+            _api_server: api_server,
+            _etcd: etcd,
         };
         lab.wait_until_ready().await;
         kubelab::say(&format!("lab {ip} is ready after {:.1} s", started.elapsed().as_secs_f64()));
@@ -230,9 +233,7 @@ impl Lab {
         let address = self.metrics_address();
         for path in ["/readyz", "/readyz/extender"] {
             wait::until(&format!("packhorse server to answer 200 on {path}"), 60, async || {
-                if let Some(status) = self.server.has_exited() {
-                    panic!("packhorse server ended: {status}\n{}", self.server.log_tail(20));
-                }
+                self.server.must_run();
                 http::get(address, path).await.filter(|(status, _)| *status == 200)
             })
             .await;
@@ -251,7 +252,7 @@ impl Lab {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        assert!(ready.await.is_ok(), "no GPU pod is admitted within 60 s: {last}\n{}", self.server.log_tail(20));
+        assert!(ready.await.is_ok(), "no GPU pod is admitted within 60 s: {last}");
     }
 
     /// One value of the server's metrics: the sum over all series of the name whose labels contain each of `labels`.
@@ -348,21 +349,6 @@ impl Lab {
             self.configure_server(None).await;
         }
         self.wait_until_ready().await;
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let components =
-            [&mut self.scheduler, &mut self.server, &mut self.controller_manager, &mut self.api_server, &mut self.etcd];
-        if std::thread::panicking() {
-            for component in components.iter().rev() {
-                kubelab::say(&component.log_tail(25));
-            }
-        }
-        for component in components {
-            component.kill();
-        }
     }
 }
 

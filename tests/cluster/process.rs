@@ -91,6 +91,13 @@ impl Component {
         self.child.as_mut().and_then(|child| child.try_wait().expect("child is ours"))
     }
 
+    /// Panics where it has ended.
+    pub(crate) fn must_run(&mut self) {
+        if let Some(status) = self.has_exited() {
+            panic!("{} ended by itself: {status}", self.name);
+        }
+    }
+
     /// As a crash would end it.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -142,6 +149,9 @@ impl Component {
 
 impl Drop for Component {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            super::kubelab::say(&self.log_tail(25));
+        }
         self.kill();
     }
 }
