@@ -24,10 +24,7 @@ const CARD: &str = "NVIDIA T4";
 fn what_was_bound_but_cannot_start_is_replaced_elsewhere_or_reported() {
     on_cluster(async |lab| {
         for name in ["shared", "mixed", "refusing", "spare-1", "spare-2"] {
-            GpuNode::new(name, 1, CARD, 15360)
-                .label("role", name.trim_end_matches(char::is_numeric))
-                .create(&lab.client)
-                .await;
+            GpuNode::new(name, 1, CARD, 15360).create(&lab.client).await;
         }
         lab.wait_for_ledger(5).await;
         let namespace = lab.namespace("conflicts", json!({})).await;
