@@ -58,6 +58,7 @@ fn constraints_are_read_in_both_vocabularies() {
             Constraints { gpu_policy: Some(GpuPolicy::Binpack), ..none() },
         ),
         ("numa-bind", "nvidia.com/numa-bind", "true", Constraints { numa_bind: true, ..none() }),
+        ("numa-bind", "nvidia.com/numa-bind", " true\n", Constraints { numa_bind: true, ..none() }),
         ("numa-bind", "nvidia.com/numa-bind", "false", none()),
         (
             "require-enforcement",
@@ -132,6 +133,12 @@ fn bad_constraints_are_denied_with_the_key_and_the_choices() {
         assert_eq!((denials[0].field.as_str(), denials[0].value.as_str()), (key, value));
         assert!(denials[0].remedy.contains(remedy), "{key}: {}", denials[0]);
         assert_eq!(denials[0].container, None);
+    }
+    for (key, item) in [("packhorse.dev/gpu-model", "A"), ("packhorse.dev/gpu-uuid", "GPU-")] {
+        let list = |items: u32| (0..items).map(|i| format!("{item}{i}")).collect::<Vec<_>>().join(",");
+        assert!(read(&with_annotation(limits(&json!({"gpu": "1"})), key, &list(256))).is_ok(), "{key}");
+        let denials = denied(&with_annotation(limits(&json!({"gpu": "1"})), key, &list(257)));
+        assert!(denials[0].problem.contains("more than 256 items"), "{}", denials[0]);
     }
     let few = with_annotation(limits(&json!({"gpu": "2"})), "packhorse.dev/gpu-uuid", "GPU-a,GPU-b");
     assert!(read(&few).is_ok());

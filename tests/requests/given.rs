@@ -25,6 +25,7 @@ fn a_given_entry_decides_and_must_agree() {
         assert_eq!(ask_of(&pod), expected, "{resources} {entry}");
         assert_idempotent(&Rules::default(), &pod);
     }
+    let many: Vec<u32> = (0..=1_024).collect();
     for (resources, entry, field, problem) in [
         (json!({"gpu": "2"}), json!({"count": 1}), "nvidia.com/gpu", "says count 1"),
         (
@@ -71,6 +72,7 @@ fn a_given_entry_decides_and_must_agree() {
         (json!({}), json!({"count": 1, "index": [1, 2]}), "packhorse.dev/request", "names 2 devices"),
         (json!({}), json!({"index": [1, 1]}), "packhorse.dev/request field index", "named twice"),
         (json!({}), json!({"uuid": ["GPU-a", "GPU-a"]}), "packhorse.dev/request field uuid", "named twice"),
+        (json!({}), json!({"index": many}), "packhorse.dev/request field index", "more devices than any node has"),
         (json!({}), json!({"uuid": ["card"]}), "packhorse.dev/request field uuid", "not the UUID"),
         (json!({}), json!({"index": [1], "uuid": ["GPU-a"]}), "packhorse.dev/request field index", "mixed"),
     ] {
@@ -156,4 +158,29 @@ fn encodes_the_example_of_the_wire_format() {
     assert_eq!(given.unknown, [""; 0]);
     assert_eq!(given.containers["half"].memory_percent, Some(50));
     assert_eq!(given.containers["old"].index, [3]);
+}
+
+#[test]
+fn an_entry_and_the_environment_must_name_the_same_devices() {
+    let pod = |entry: &Value, visible: &str| {
+        with_request(with_env(limits(&json!({})), &[("NVIDIA_VISIBLE_DEVICES", visible)]), &json!({"main": entry}))
+    };
+    for entry in [json!({"index": [3, 4]}), json!({"count": 2}), json!({"count": 2, "exclusive": true})] {
+        let request = read(&pod(&entry, "3,4")).unwrap().request;
+        assert_eq!((request.containers[0].count, request.containers[0].index.as_slice()), (2, &[3, 4][..]), "{entry}");
+        assert_idempotent(&Rules::default(), &pod(&entry, "3,4"));
+    }
+    let denials = denied(&pod(&json!({"index": [3, 5]}), "3,4"));
+    assert_eq!((denials[0].field.as_str(), denials[0].value.as_str()), ("NVIDIA_VISIBLE_DEVICES", "3,4"));
+    assert!(denials[0].problem.contains("packhorse.dev/request names 3,5"), "{}", denials[0]);
+}
+
+#[test]
+fn all_memory_without_a_core_limit_does_not_become_a_count_alone() {
+    // The parser makes no such request; written down it must not read as whole GPUs.
+    let ask = all(0);
+    let container =
+        ContainerRequest { name: "main".into(), phase: Phase::App, count: 1, ask, index: vec![], uuid: vec![] };
+    let request = PodRequest { containers: vec![container], constraints: Constraints::default() };
+    assert_eq!(encode(&request), r#"{"v":1,"containers":{"main":{"count":1,"memoryPercent":100}}}"#);
 }

@@ -50,6 +50,8 @@ fn huge_pods_are_answered_quickly_and_briefly() {
     annotations["metadata"]["annotations"] = Value::Object(many(&|i| format!("hami.io/{i}")));
     annotations["metadata"]["labels"] = Value::Object(many(&|i| format!("hami.io/{i}")));
     answered("many annotations and labels", &annotations);
+    let warnings = read(&annotations).unwrap().warnings;
+    assert_eq!(warnings.last().unwrap(), &format!("{} more warnings are left out", 2 * MANY - 50));
 
     let containers = |resources: Value| {
         let container = |i: usize| json!({"name": format!("c{i}"), "resources": {"limits": resources}});

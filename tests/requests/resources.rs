@@ -120,6 +120,9 @@ fn a_count_alone_means_what_the_rules_say() {
         assert_eq!((request.containers[0].count, request.containers[0].ask.clone()), expected, "{resources}");
         assert_idempotent(&rules, &pod);
     }
+    let rules_of_all = Rules { count_alone: CountAlone::Share(100), ..Rules::default() };
+    let request = read_by(&rules_of_all, &limits(&json!({"gpu": "1"}))).unwrap().request;
+    assert_eq!(request.containers[0].ask, percent(100, 0));
     let pinned = with_env(limits(&json!({})), &[("NVIDIA_VISIBLE_DEVICES", "3")]);
     assert_eq!(read_by(&rules, &pinned).unwrap().request.containers[0].ask, percent(25, 0));
     assert_idempotent(&rules, &pinned);
@@ -236,4 +239,38 @@ fn names_that_look_like_ours_are_warned_of() {
     let parsed = read(&with_annotation(limits(&json!({"gpu": "1"})), "packhorse.dev/gpu-models", "A100")).unwrap();
     assert!(parsed.warnings[0].contains("packhorse.dev/gpu-models"), "{:?}", parsed.warnings);
     assert_eq!(read(&limits(&json!({"hostdev": "1"}))).unwrap(), Parsed::default());
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let env = |name: &str| with_env(limits(&json!({"gpu": "1"})), &[(name, "1")]);
+    for (pod, warning) in [
+        (
+            limits(&json!({"gpumem": "4000", "gpumem-percentage": "50"})),
+            "nvidia.com/gpumem-percentage has no effect beside nvidia.com/gpumem",
+        ),
+        (
+            with_request(limits(&json!({})), &json!({"main": {"memory": 4000, "memoryPercent": 50}})),
+            "field memoryPercent has no effect beside packhorse.dev/request field memory",
+        ),
+        (limits(&json!({"gpumem": "4000", "gpucores": "100"})), "the amount of memory has no effect"),
+        (
+            with_request(limits(&json!({})), &json!({"main": {"exclusive": true, "memory": 4000}})),
+            "the amount of memory has no effect",
+        ),
+        (limits(&json!({"gpumem": "0"})), "amounts of 0 ask for no GPU; write nvidia.com/gpu"),
+        (
+            with_env(limits(&json!({"gpu": "1"})), &[("NVIDIA_VISIBLE_DEVICES", "none")]),
+            "NVIDIA_VISIBLE_DEVICES is overwritten",
+        ),
+        (env("NVIDIA_GPU_MEMORY_LIMIT"), "NVIDIA_GPU_MEMORY_LIMIT changes no limit"),
+        (env("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"), "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE changes no limit"),
+    ] {
+        let warnings = read(&pod).unwrap_or_else(|denials| panic!("{}", denials[0])).warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with("container \"main\": ") && warnings[0].contains(warning), "{warnings:?}");
+    }
+    for quiet in [json!({"gpu": "0", "gpumem": "0"}), json!({"gpu": "1", "gpucores": "100"}), json!({"hostdev": "1"})] {
+        assert_eq!(read(&limits(&quiet)).unwrap().warnings, [""; 0], "{quiet}");
+    }
 }

@@ -32,6 +32,7 @@ fn visible_devices_pin_are_left_or_are_denied() {
         assert!(parsed.visible_all.is_empty() && parsed.visible_indirect.is_empty());
         assert_idempotent(&Rules::default(), &pod);
     }
+    let many = (0..=1_024).map(|index| index.to_string()).collect::<Vec<_>>().join(",");
     for (resources, value, problem) in [
         (json!({}), "0,0", "\"0\" is named twice"),
         (json!({}), "GPU-a,GPU-a", "\"GPU-a\" is named twice"),
@@ -39,6 +40,8 @@ fn visible_devices_pin_are_left_or_are_denied() {
         (json!({}), "0,", "\"\" is neither"),
         (json!({}), "0:1", "\"0:1\" is neither"),
         (json!({}), "-1", "\"-1\" is neither"),
+        (json!({}), "+1", "\"+1\" is neither"),
+        (json!({}), &many, "more devices than any node has"),
         (json!({}), "99999999999", "is neither"),
         (json!({}), "ALL", "\"ALL\" is neither"),
         (json!({}), "0,all", "\"all\" is neither"),
