@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::{nominate, resolve};
 use crate::gpu::fit::Policies;
 use crate::gpu::request::{GpuPolicy, NodePolicy};
 
@@ -34,6 +35,10 @@ pub struct Settings {
     /// Which device first, where a pod does not say: `binpack`, `spread` or `topology`; absent: `binpack` for one GPU,
     /// `topology` for more.
     pub gpu_policy: Option<DeviceOrder>,
+    /// Nodes outside kube-scheduler's sample.
+    pub nomination: nominate::Settings,
+    /// Pods that were bound but can never start.
+    pub stranded: resolve::Settings,
 }
 
 impl Default for Settings {
@@ -48,6 +53,8 @@ impl Default for Settings {
             call_timeout_seconds: 3,
             node_policy: NodeOrder::Binpack,
             gpu_policy: None,
+            nomination: nominate::Settings::default(),
+            stranded: resolve::Settings::default(),
         }
     }
 }
