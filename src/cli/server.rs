@@ -34,7 +34,10 @@ use crate::certs;
 use crate::certs::files::{Files, Pair};
 use crate::certs::managed::Managed;
 use crate::certs::serving::Serving;
+use crate::extender::nominate::{self, Nominator};
+use crate::extender::resolve::{self, Resolver};
 use crate::extender::{self, Extender};
+use crate::kube_api::calls::Calls;
 use crate::ledger::{self, Ledger};
 use crate::metrics::api_requests::ApiRequests;
 use crate::serve::{self, Limits, tls};
@@ -173,9 +176,21 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let webhook = webhook::router(Arc::new(webhook));
 
     let extender_metrics = extender::Metrics::new(&mut registry);
+    let calls = Calls::new(client.clone(), config.extender.call_timeout(), extender_metrics.calls.clone());
+    let nominator = Nominator::new(
+        Arc::clone(&ledger),
+        calls.clone(),
+        Arc::clone(&live.extender),
+        nominate::Metrics::new(&mut registry),
+    );
+    tasks.spawn("nomination", Arc::clone(&nominator).run());
+    let resolver =
+        Resolver::new(Arc::clone(&ledger), calls, Arc::clone(&live.extender), resolve::Metrics::new(&mut registry));
+    tasks.spawn("stranded pods", resolver.run());
     let extender = Extender::new(extender::Parts {
         settings: Arc::clone(&live.extender),
         rules: Arc::clone(&live.rules),
+        unfit: Some(nominator.hook()),
         ..extender::Parts::new(Arc::clone(&ledger), client, extender_metrics)
     });
     let extender = extender::router(extender);
