@@ -38,7 +38,7 @@ pub async fn follow(client: kube::Client, live: Live) {
 async fn ask(client: &kube::Client) -> Result<Version, String> {
     match tokio::time::timeout(TIMEOUT, client.apiserver_version()).await {
         Ok(Ok(info)) => info.git_version.parse().map_err(|error| format!("{error}")),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
         Err(_) => Err("no answer".to_owned()),
     }
 }

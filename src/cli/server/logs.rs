@@ -8,6 +8,9 @@ use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+/// Repeats as an error every failed request that its caller already tells with what it means.
+const KUBE_ERRORS: &str = "kube_client::client::builder";
+
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
@@ -59,7 +62,7 @@ impl Logs {
 pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let level = level.trim();
     let is_plain = ["off", "error", "warn", "info", "debug", "trace"].contains(&level);
-    let directives = if is_plain { format!("warn,packhorse={level}") } else { level.to_owned() };
+    let directives = if is_plain { format!("warn,{KUBE_ERRORS}=off,packhorse={level}") } else { level.to_owned() };
     if directives.is_empty() {
         bail!(
             "log level is empty; write off, error, warn, info, debug, trace, or directives such as info,packhorse::extender=debug"
@@ -76,8 +79,12 @@ mod tests {
 
     #[test]
     fn a_level_alone_is_packhorses_own() {
-        assert_eq!(filter("debug").unwrap().to_string(), "packhorse=debug,warn");
-        assert_eq!(filter(" info ").unwrap().to_string(), "packhorse=info,warn");
+        for (level, own) in [("debug", "packhorse=debug"), (" info ", "packhorse=info")] {
+            let filter = filter(level).unwrap().to_string();
+            let mut parts: Vec<_> = filter.split(',').collect();
+            parts.sort_unstable();
+            assert_eq!(parts, ["kube_client::client::builder=off", own, "warn"]);
+        }
         assert_eq!(filter("error,hyper=trace").unwrap().to_string(), "hyper=trace,error");
     }
 

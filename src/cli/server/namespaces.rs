@@ -58,7 +58,11 @@ impl Namespaces {
                     Some(Err(error)) if complained => tracing::debug!(%error, "namespaces: the watch is still broken"),
                     Some(Err(error)) => {
                         complained = true;
-                        tracing::warn!(%error, "namespaces: the watch broke, trying again; labels known so far stay in effect");
+                        let error = format!("{:#}", anyhow::Error::from(error));
+                        tracing::warn!(
+                            error,
+                            "namespaces: the watch broke, trying again; labels known so far stay in effect"
+                        );
                     }
                     None => break,
                 }
