@@ -134,22 +134,26 @@ impl Ledger {
         self.doubts.due(Instant::now(), usize::MAX).0
     }
 
-    /// What a GET told about a pod in doubt: the object of that name, or that there is none.
+    /// What a GET told about a pod in doubt: the object of that name, or that there is none. An answer about a pod that is no
+    /// longer in doubt changes nothing: the watch has told more since, perhaps that the pod is gone, and nothing would ever tell
+    /// that again.
     pub fn answer(&self, question: &Question, found: Option<&PodView<'_>>) {
         let same = found.filter(|pod| pod.metadata.uid.as_deref() == Some(&*question.uid));
+        let turn = self.turn(&question.uid);
+        if self.doubts.get(&question.uid).is_none() {
+            return;
+        }
         let Some(pod) = same else {
             // No pod of that name, or another one: ours is gone.
-            let _turn = self.turn(&question.uid);
-            if self.doubts.get(&question.uid).is_some() {
-                tracing::info!(
-                    namespace = %question.namespace, name = %question.name, uid = %question.uid,
-                    "a pod in doubt is gone; its devices are free"
-                );
-                self.drop_pod(&question.uid, None);
-            }
+            tracing::info!(
+                namespace = %question.namespace, name = %question.name, uid = %question.uid,
+                "a pod in doubt is gone; its devices are free"
+            );
+            self.drop_pod(&question.uid, None);
             return;
         };
-        self.apply_pod(pod);
+        self.apply_in_turn(&question.uid, pod);
+        drop(turn);
         if pod.spec.node_name.is_some() {
             return;
         }

@@ -124,6 +124,11 @@ impl Ledger {
             return;
         };
         let _turn = self.turn(uid);
+        self.apply_in_turn(uid, pod);
+    }
+
+    /// [`Ledger::apply_pod`] for a caller who has the pod's turn.
+    pub(super) fn apply_in_turn(&self, uid: &str, pod: &PodView<'_>) {
         if has_ended(pod) {
             self.drop_pod(uid, node_of(pod));
             self.ends.tell(uid);

@@ -77,6 +77,34 @@ fn a_pod_listed_again_is_no_longer_in_doubt() {
 }
 
 #[test]
+fn an_answer_that_the_watch_has_overtaken_brings_no_pod_back() {
+    let ended = || {
+        let mut pod = bound("a", "n", &share(1));
+        pod["status"]["phase"] = json!("Succeeded");
+        pod
+    };
+    let mut nominated = pending("a");
+    nominated["status"]["nominatedNodeName"] = json!("n");
+    for (what, end, late) in [
+        ("deleted", None, bound("a", "n", &share(1))),
+        ("ended", Some(ended()), bound("a", "n", &share(1))),
+        ("deleted before it was bound", None, nominated),
+    ] {
+        let ledger = ledger(&[node("n", &[1])]);
+        book(&ledger, "n", "a", 1).unwrap();
+        ledger.mark_unknown("a");
+        assert_eq!(ledger.questions().len(), 1, "{what}: a GET is on its way");
+        match end {
+            None => remove_pod(&ledger, &bound("a", "n", &share(1))),
+            Some(end) => apply_pod(&ledger, &end),
+        }
+        answer(&ledger, Some(&late));
+        assert_eq!(memory(&ledger, "n", 1), 0, "{what}");
+        assert!(ledger.pod("a").is_none(), "{what}");
+    }
+}
+
+#[test]
 fn a_booking_missing_from_a_list_is_kept() {
     let ledger = ledger(&[node("n", &[1])]);
     book(&ledger, "n", "a", 1).unwrap();
