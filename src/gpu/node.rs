@@ -55,12 +55,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with nothing booked.
+    /// A node with nothing booked. A cordoned card takes its MIG instances along.
     pub fn new(inventory: &Inventory, cordoned: impl Fn(&str) -> bool, mig_single: bool) -> Self {
         Self {
             devices: inventory.devices.clone().into(),
             usage: vec![Usage::default(); inventory.devices.len()],
-            cordoned: inventory.devices.iter().map(|d| cordoned(&d.uuid)).collect(),
+            cordoned: inventory
+                .devices
+                .iter()
+                .map(|d| cordoned(&d.uuid) || d.parent.as_deref().is_some_and(&cordoned))
+                .collect(),
             ready: inventory.ready,
             mig_single,
             ..Self::default()

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Ledger;
 use super::node::{Devices, HostRequest, NodeInfo, Truth, may_have_room};
 use super::report::Object;
-use crate::gpu::device::Refused;
+use crate::gpu::device::{Device, Refused};
 use crate::gpu::node::Node;
 use crate::gpu::quantity::{QuantityError, bytes, millicores};
 use crate::kube_api::names::{CORDON, INVENTORY, MIG_STRATEGY_LABEL};
@@ -126,7 +126,8 @@ impl Ledger {
         self.unknown_fields(&object(), INVENTORY, &decoded.unknown);
         let cordon = node.metadata.annotations.get(CORDON).map_or("", |text| text);
         for uuid in inventory::cordon(cordon) {
-            if !decoded.value.devices.iter().any(|device| *device.uuid == *uuid) {
+            let named = |device: &Device| *device.uuid == *uuid || device.parent.as_deref() == Some(uuid);
+            if !decoded.value.devices.iter().any(named) {
                 let error = fields::Damaged {
                     key: CORDON,
                     field: "UUID".to_owned(),

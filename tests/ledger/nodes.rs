@@ -76,6 +76,27 @@ fn cordon_readiness_taints_and_strategy_are_read() {
 }
 
 #[test]
+fn a_cordoned_card_takes_its_mig_instances_along() {
+    let instance = |number: usize, card: &str| {
+        let mut device = device(number);
+        device["uuid"] = json!(format!("MIG-{number}"));
+        device["parent"] = json!(card);
+        device["enforcement"] = json!("mig");
+        device["mig"] = json!({"profile": "1g.10gb", "start": 0, "size": 1});
+        device
+    };
+    let devices = [instance(1, "GPU-a"), instance(2, "GPU-a"), instance(3, "GPU-b")];
+    for (cordon, expected) in [("GPU-a", [true, true, false]), ("MIG-2,GPU-b", [false, true, true])] {
+        let mut changed = node("n", &[]);
+        changed["metadata"]["annotations"] = json!({
+            "packhorse.dev/inventory": json!({"v": 1, "ready": true, "devices": devices}).to_string(),
+            "packhorse.dev/cordon": cordon,
+        });
+        assert_eq!(usable(&ledger(&[changed]), "n").cordoned, expected, "{cordon}");
+    }
+}
+
+#[test]
 fn cpu_and_memory_of_every_pod_count_on_a_gpu_node() {
     let ledger = ledger(&[node("n", &[1])]);
     let mut plain = bound("plain", "n", &share(1));
