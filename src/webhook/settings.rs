@@ -130,6 +130,7 @@ pub enum ForeignScheduler {
     /// Replaced by ours, with a warning.
     Override,
     /// The pod is none of ours: it is left alone with a warning, and nodes of ours refuse it.
+    /// The shipped policy `packhorse-marked` refuses it at creation.
     Ignore,
 }
 
