@@ -160,8 +160,9 @@ impl<'a> Search<'a> {
         let numas = if wanted.is_bound() { wanted.numa_nodes().into_iter().map(Some).collect() } else { vec![None] };
         let first_time = turn >= self.reached;
         self.reached = self.reached.max(turn + 1);
-        let mut tried: Vec<Vec<usize>> = Vec::new();
         for numa in numas {
+            // Kinds are numbered among these candidates, so what was tried on another NUMA node says nothing.
+            let mut tried: Vec<Vec<usize>> = Vec::new();
             let mut candidates = self.candidates(container, first_time);
             if let Some(numa) = numa {
                 candidates.retain(|candidate| self.node.devices[candidate.at].numa == numa);

@@ -173,6 +173,17 @@ fn a_pinned_container_gets_its_device_first() {
 }
 
 #[test]
+fn devices_of_another_numa_node_are_another_try() {
+    // Whole cards go first, to the first NUMA node; only the second leaves room for the shares.
+    let on = |(device, (memory, numa)): (Device, (u32, u16))| Device { memory, numa: Some(numa), ..device };
+    let kinds = [(81_920, 0), (81_920, 0), (40_960, 1), (40_960, 1), (81_920, 2), (81_920, 3)];
+    let node = node(cards(6).into_iter().zip(kinds).map(on).collect());
+    let node = used(node, &[(0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), (1, 1_000, 0), (1, 1_000, 0)]);
+    let request = with(of(&[(App, 2, Ask::Exclusive), (App, 2, share(60_000, 0))]), |c| c.numa_bind = true);
+    assert_eq!(devices(&node, &request), Ok(vec![vec![2, 3], vec![0, 1]]));
+}
+
+#[test]
 fn numa_bind_holds_for_each_container_by_itself() {
     let on = |numas: [u16; 4]| {
         node(cards(4).into_iter().zip(numas).map(|(d, numa)| Device { numa: Some(numa), ..d }).collect())
