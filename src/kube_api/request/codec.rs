@@ -50,7 +50,7 @@ struct WireRequest<'a> {
     uuid: &'a [Arc<str>],
 }
 
-/// The annotation's value for a request: one line of JSON, containers by name. [`read_pod`] of a pod that carries it gives the
+/// The annotation's value for a request: one line of JSON, containers by name. [`read_pod`](super::read_pod) of a pod that carries it gives the
 /// same containers again, whatever the rules say then.
 pub fn encode(request: &PodRequest) -> String {
     let containers = request.containers.iter().map(|container| (container.name.as_ref(), wire(container))).collect();
