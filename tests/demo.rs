@@ -6,7 +6,8 @@
     reason = "helpers of tests panic as the tests do, and take values written in place"
 )]
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use packhorse::demo::api_server::{ApiServer, Rates, Settings};
@@ -217,6 +218,23 @@ fn the_command_ends_by_itself_and_its_last_lines_say_so() {
         assert!(text.contains(expected), "{expected:?} in {text}");
     }
     assert!(!text.contains('\x1b'), "colours are for terminals");
+}
+
+#[test]
+fn ctrl_c_ends_it_with_the_summary() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_packhorse"))
+        .args(["demo", "--nodes", "2", "--gpus-per-node", "2"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("  placed   ")), "nothing was placed");
+    let killed = Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(demo.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert!(rest.iter().any(|line| line.starts_with("Summary after")), "{rest:?}");
+    assert!(rest.last().unwrap().starts_with("OK: no GPU was oversubscribed"), "{rest:?}");
 }
 
 #[test]

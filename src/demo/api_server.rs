@@ -20,6 +20,7 @@ mod request_log;
 mod resource;
 mod selector;
 mod store;
+mod verbs;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -161,7 +162,7 @@ impl ApiServer {
         self.server.faults.clone()
     }
 
-    /// All requests for objects since the start, in the order they began.
+    /// The last 200,000 requests for objects, in the order they began.
     pub fn requests(&self) -> Vec<Entry> {
         self.server.log.all()
     }

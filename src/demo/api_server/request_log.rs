@@ -1,5 +1,6 @@
 //! Who asked what, so that tests and the demo can count API calls.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One request for an object or a collection.
@@ -30,30 +31,47 @@ impl Entry {
     }
 }
 
-/// All requests since the start.
+/// More requests than this are not kept: a demo may run for days.
+const KEPT: usize = 200_000;
+
+/// The last requests.
 #[derive(Debug, Default)]
 pub(super) struct RequestLog {
-    entries: Mutex<Vec<Entry>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    entries: VecDeque<Entry>,
+    /// How many came before the first that is kept.
+    dropped: usize,
 }
 
 impl RequestLog {
-    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn begin(&self, entry: Entry) -> usize {
-        let mut entries = self.entries();
-        entries.push(entry);
-        entries.len() - 1
+        let mut kept = self.kept();
+        kept.entries.push_back(entry);
+        if kept.entries.len() > KEPT {
+            kept.entries.pop_front();
+            kept.dropped += 1;
+        }
+        kept.dropped + kept.entries.len() - 1
     }
 
     pub(super) fn end(&self, number: usize, code: u16) {
-        if let Some(entry) = self.entries().get_mut(number) {
+        let mut kept = self.kept();
+        // One that is not kept any more has no place for its answer.
+        let position = number.checked_sub(kept.dropped);
+        if let Some(entry) = position.and_then(|position| kept.entries.get_mut(position)) {
             entry.code = code;
         }
     }
 
     pub(super) fn all(&self) -> Vec<Entry> {
-        self.entries().clone()
+        self.kept().entries.iter().cloned().collect()
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Between attempts, doubling; kube-scheduler waits 1 s and 10 s, this loop is as short-lived as its pods.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// A pod without a node.
 #[derive(Debug, Clone)]
