@@ -149,8 +149,12 @@ impl Resolver {
 
     async fn resolve(&self, pod: &PodEntry, trouble: &Trouble, case: &mut Case, policy: Policy, now: Instant) {
         let what = trouble.to_string();
-        if policy == Policy::Report || !pod.owned {
-            let remedy = if pod.owned {
+        // A crowded device is no reason to end what already runs there: an inventory may shrink under it.
+        let started = pod.running && matches!(trouble, Trouble::Overlap { .. });
+        if policy == Policy::Report || !pod.owned || started {
+            let remedy = if started {
+                "not evicted, as it runs already: delete it if its neighbours suffer"
+            } else if pod.owned {
                 "not evicted, as the policy is to report only"
             } else {
                 "not evicted, as no controller would replace it: delete it and create it again"

@@ -95,6 +95,7 @@ impl Ledger {
                 unknown: false,
                 owned: known.as_ref().is_some_and(|known| known.owned),
                 terminating: false,
+                running: false,
                 bound_at: 0,
                 damaged: None,
                 foreign: false,

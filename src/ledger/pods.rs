@@ -59,6 +59,8 @@ pub struct PodEntry {
     pub owned: bool,
     /// Whether its deletion has begun.
     pub terminating: bool,
+    /// Whether at least one of its containers has started (phase `Running`).
+    pub running: bool,
     /// When it was bound, in seconds since 1970, as the API server says; else when this process first saw it bound; 0 before.
     pub bound_at: u64,
     /// Its allocation cannot be read, or contradicts itself.
@@ -278,6 +280,7 @@ impl Ledger {
             unknown: false,
             owned: pod.metadata.owner_references.iter().any(|owner| owner.controller == Some(true)),
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            running: pod.status.phase.as_deref() == Some("Running"),
             bound_at: 0,
             damaged: None,
             foreign: false,

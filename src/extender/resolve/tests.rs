@@ -149,6 +149,20 @@ async fn the_later_of_two_is_evicted_after_a_minute() {
 }
 
 #[tokio::test]
+async fn what_runs_already_is_told_about_and_never_evicted() {
+    let mut world = World::new(Policy::Evict).await;
+    world.bound("a-later", true, 2, &whole());
+    world.bound("b-earlier", true, 1, &whole());
+    let running = json!({"status": {"phase": "Running"}});
+    world.api.objects().patch_status("pods", "default", "a-later", &running).unwrap();
+    world.check_at(0).await;
+    world.check_at(60).await;
+    assert_eq!((world.evictions(), world.staying().len()), (0, 2));
+    let told = world.told("a-later");
+    assert!(told.len() == 1 && told[0].contains("runs already"), "{told:?}");
+}
+
+#[tokio::test]
 async fn of_two_bound_in_one_second_the_greater_uid_loses() {
     let mut world = World::new(Policy::Evict).await;
     let mut uids: Vec<_> =
