@@ -105,7 +105,10 @@ pub struct Resolver {
 #[derive(Debug)]
 struct Case {
     since: Instant,
+    /// Logged and counted.
     reported: bool,
+    /// The Event is written, or cannot be.
+    told: bool,
     /// When to try an eviction again, and the wait after that.
     retry: Option<(Instant, Duration)>,
 }
@@ -140,7 +143,12 @@ impl Resolver {
         let settings = self.settings.load_full();
         let grace = Duration::from_secs(settings.stranded.grace_seconds.into());
         for (pod, trouble) in troubles {
-            let case = cases.entry(Arc::clone(&pod.uid)).or_insert(Case { since: now, reported: false, retry: None });
+            let case = cases.entry(Arc::clone(&pod.uid)).or_insert(Case {
+                since: now,
+                reported: false,
+                told: false,
+                retry: None,
+            });
             if now.duration_since(case.since) >= grace {
                 self.resolve(&pod, &trouble, case, settings.stranded.policy, now).await;
             }
@@ -169,7 +177,7 @@ impl Resolver {
             Ok(()) => {
                 tracing::warn!(namespace = %pod.namespace, pod = %pod.name, "evicted: {what}");
                 self.metrics.add(trouble.cause(), "evicted");
-                case.reported = false;
+                (case.reported, case.told) = (false, false);
                 let note = format!("{what}; evicted, so that its controller replaces it");
                 self.report(pod, trouble, case, "Evict", &note).await;
                 // The watch will show it leaving; should the ledger lag, it is not evicted twice meanwhile.
@@ -190,13 +198,15 @@ impl Resolver {
         }
     }
 
-    /// Tells people, once.
+    /// Tells people, once; an Event of which nobody knows whether it was written is tried again.
     async fn report(&self, pod: &PodEntry, trouble: &Trouble, case: &mut Case, action: &str, note: &str) {
-        if std::mem::replace(&mut case.reported, true) {
+        if !std::mem::replace(&mut case.reported, true) {
+            tracing::warn!(namespace = %pod.namespace, pod = %pod.name, "{note}");
+            self.metrics.add(trouble.cause(), "reported");
+        }
+        if std::mem::replace(&mut case.told, true) {
             return;
         }
-        tracing::warn!(namespace = %pod.namespace, pod = %pod.name, "{note}");
-        self.metrics.add(trouble.cause(), "reported");
         // The API refuses notes beyond 1,024 bytes, and the agent's words may be of any length.
         let end = (0..=note.len().min(1_000)).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
         let event = PodEvent {
@@ -210,6 +220,7 @@ impl Resolver {
         };
         if let Err(error) = self.calls.event(&event).await {
             tracing::warn!(namespace = %pod.namespace, pod = %pod.name, %error, "an Event could not be written");
+            case.told = !matches!(error, CallError::Unknown(_));
         }
     }
 }

@@ -213,7 +213,8 @@ impl Calls {
         let body = json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": format!("{}.", event.name), "namespace": event.namespace},
+            // A constant: a long pod name with anything behind it would be too long.
+            "metadata": {"generateName": "packhorse-", "namespace": event.namespace},
             "eventTime": now,
             "reportingController": "packhorse.dev/server",
             "reportingInstance": std::env::var("HOSTNAME").unwrap_or_else(|_| "packhorse-server".to_owned()),

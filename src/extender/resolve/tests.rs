@@ -203,6 +203,7 @@ async fn a_pod_without_a_controller_is_reported_once() {
     let mut world = World::new(Policy::Evict).await;
     world.bound("earlier", true, 1, &whole());
     world.bound("bare", false, 2, &whole());
+    world.api.faults().fail_next(1, 500, Match::of("create", "events"));
     for at in [0, 60, 65, 600] {
         world.check_at(at).await;
     }

@@ -322,3 +322,51 @@ fn amounts_are_booked_as_asked() {
         );
     }
 }
+
+/// The cases that users of other schedulers know, with the answers they should get.
+#[test]
+fn the_known_fit_cases_hold() {
+    use crate::gpu::device::Device;
+    let cards = |count: u32, memory| (0..count).map(|i| Device { memory, slots: 100, ..card(i) }).collect::<Vec<_>>();
+    let named = |model: &str| node(vec![Device { model: model.into(), ..card(0) }]);
+    let model = |name: &str| with(app(1, share(64, 0)), |c| c.model = vec![name.to_owned()]);
+    let ill = Device { health: Health::Unhealthy, ..card(0) };
+    for (case, node, request, expected) in [
+        ("D1", node(cards(2, 128)), app(1, share(64, 50)), Ok(vec![0])),
+        ("D2", node(cards(1, 128)), app(1, share(512, 0)), Err(DeviceTooSmall)),
+        ("D3", used(node(cards(1, 1_024)), &[(1, 0, 100)]), app(1, share(512, 50)), Err(CoresExhausted)),
+        ("D4", used(node(cards(1, 1_024)), &[(100, 0, 0)]), app(1, share(512, 50)), Err(SlotsExhausted)),
+        ("D8", node(cards(1, 1_024)), app(2, share(512, 20)), Err(TooFewDevices)),
+        ("D9", node(cards(2, 1_024)), app(3, Ask::Exclusive), Err(TooFewDevices)),
+        (
+            "D10",
+            node(vec![card(1)]),
+            with(app(2, Ask::Exclusive), |c| c.uuid = vec!["GPU-00".into()]),
+            Err(NoMatchingDevice),
+        ),
+        (
+            "D11",
+            node(vec![card(0)]),
+            with(app(2, Ask::Exclusive), |c| c.uuid_exclude = vec!["GPU-00".into()]),
+            Err(NoMatchingDevice),
+        ),
+        ("D12", node(cards(1, 1_280)), app(1, percent(10)), Ok(vec![0])),
+        ("D13", node(vec![ill]), app(1, share(1, 0)), Err(DeviceUnhealthy)),
+        ("D14 same word", named("NVIDIA A100"), model("a100"), Ok(vec![0])),
+        ("D14 part of a word", named("NVIDIA A100"), model("A10"), Err(NoMatchingDevice)),
+        (
+            "D14 refused",
+            named("NVIDIA A100"),
+            with(app(1, share(64, 0)), |c| c.model_exclude = vec!["A100".into()]),
+            Err(NoMatchingDevice),
+        ),
+        (
+            "D15",
+            node(cards(1, 1_024)),
+            with(app(1, share(64, 0)), |c| c.require_enforcement = Some(Enforcement::Mps)),
+            Err(EnforcementTooWeak),
+        ),
+    ] {
+        assert_eq!(devices(&node, &request).map(|mut all| all.remove(0)), expected, "{case}");
+    }
+}
