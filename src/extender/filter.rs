@@ -223,7 +223,7 @@ impl Extender {
             && let Some(holdings) = situation.expect(&query.shape, &entry)
         {
             let lasts = settings.hold(query.waits_for_volume);
-            self.holds.put(&query.record.uid, Arc::clone(&entry.name), entry.slot, holdings, now, lasts);
+            self.holds.put(&query.record.uid, entry, holdings, now, lasts);
         }
         self.metrics.holds.set(self.holds.len() as i64);
         Some(FilterResult { node_names: kept.iter().map(|c| c.name).collect(), ..FilterResult::default() })

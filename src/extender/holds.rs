@@ -1,32 +1,35 @@
 //! Holds: where ranked pods will probably go.
 //!
 //! kube-scheduler may filter the next pod before our bind of the last one arrived. Ranking then counts the last one where it was
-//! ranked best; verdicts never do. Written by filter, cleared by bind, read by filter and prioritize. A hold is advice: losing all of
-//! them costs a few conflicts at bind, nothing else.
+//! ranked best; verdicts never do. Written by filter, cleared by bind and by the ledger's news of a pod's end, read by filter and
+//! prioritize. A hold is advice: losing all of them costs a few conflicts at bind, nothing else.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::gpu::allocation::Holding;
+use crate::ledger::NodeEntry;
 
-/// More are never needed: so many pods are never between filter and bind.
-const MOST: usize = 4096;
+/// More are not worth their time in every ranking: so many pods are hardly ever between filter and bind. The oldest goes first.
+const MOST: usize = 128;
+
+/// A pod that somebody else bound is noticed when its hold is this old; our own bind clears it at once.
+const DOUBTFUL: Duration = Duration::from_secs(1);
 
 /// Where one ranked pod will probably go.
 #[derive(Debug, Clone)]
 struct Hold {
-    node: Arc<str>,
-    slot: usize,
+    node: Arc<NodeEntry>,
     holdings: Arc<[Holding]>,
+    since: Instant,
     until: Instant,
 }
 
 /// One node that others will probably go to.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
-    pub(super) node: Arc<str>,
-    pub(super) slot: usize,
+    pub(super) node: Arc<NodeEntry>,
     pub(super) holdings: Arc<[Holding]>,
 }
 
@@ -41,8 +44,7 @@ impl Holds {
     pub(super) fn put(
         &self,
         uid: &Arc<str>,
-        node: Arc<str>,
-        slot: usize,
+        node: Arc<NodeEntry>,
         holdings: Arc<[Holding]>,
         now: Instant,
         lasts: Duration,
@@ -50,11 +52,13 @@ impl Holds {
         let mut holds = self.lock();
         if holds.len() >= MOST && !holds.contains_key(uid) {
             holds.retain(|_, hold| hold.until > now);
-            if holds.len() >= MOST {
-                return;
+            if holds.len() >= MOST
+                && let Some(oldest) = holds.iter().min_by_key(|(_, hold)| hold.since).map(|(uid, _)| Arc::clone(uid))
+            {
+                holds.remove(&oldest);
             }
         }
-        holds.insert(Arc::clone(uid), Hold { node, slot, holdings, until: now + lasts });
+        holds.insert(Arc::clone(uid), Hold { node, holdings, since: now, until: now + lasts });
     }
 
     /// Takes a pod's hold away.
@@ -62,19 +66,22 @@ impl Holds {
         self.lock().remove(uid);
     }
 
-    /// The holds of all pods but `uid`; drops those that are over: expired, or of a pod that is `placed`, so that the ledger
-    /// counts it now.
+    /// The holds of all pods but `uid`; drops those that are over: expired, on a node that is gone, or of a pod that is `placed`,
+    /// so that the ledger counts it now.
     pub(super) fn others(&self, uid: &str, now: Instant, placed: impl Fn(&str) -> bool) -> Vec<Held> {
         let mut holds = self.lock();
         if holds.is_empty() {
             return Vec::new();
         }
-        holds.retain(|holder, hold| hold.until > now && !placed(holder));
-        let others = holds.iter().filter(|(holder, _)| ***holder != *uid).map(|(_, hold)| Held {
-            node: Arc::clone(&hold.node),
-            slot: hold.slot,
-            holdings: Arc::clone(&hold.holdings),
+        holds.retain(|holder, hold| {
+            hold.until > now
+                && hold.node.version() != NodeEntry::UNKNOWN
+                && !(hold.since + DOUBTFUL <= now && placed(holder))
         });
+        let others = holds
+            .iter()
+            .filter(|(holder, _)| ***holder != *uid)
+            .map(|(_, hold)| Held { node: Arc::clone(&hold.node), holdings: Arc::clone(&hold.holdings) });
         others.collect()
     }
 
@@ -92,53 +99,70 @@ impl Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube_api::node::NodeView;
+    use crate::ledger::Ledger;
 
     const SECONDS: Duration = Duration::from_secs(5);
 
+    fn ledger() -> Ledger {
+        let ledger = Ledger::default();
+        for name in ["n1", "n2", "n3"] {
+            let node = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
+            ledger.apply_node(&serde_json::from_str::<NodeView<'_>>(&node).unwrap());
+        }
+        ledger
+    }
+
     fn nodes(holds: &Holds, uid: &str, now: Instant, placed: &[&str]) -> Vec<String> {
         let others = holds.others(uid, now, |uid| placed.contains(&uid));
-        let mut nodes: Vec<String> = others.iter().map(|held| held.node.to_string()).collect();
+        let mut nodes: Vec<String> = others.iter().map(|held| held.node.name.to_string()).collect();
         nodes.sort();
         nodes
     }
 
-    fn put(holds: &Holds, uid: &str, node: &str, now: Instant) {
-        holds.put(&Arc::from(uid), Arc::from(node), 0, Arc::from([]), now, SECONDS);
+    fn put(holds: &Holds, ledger: &Ledger, uid: &str, node: &str, now: Instant) {
+        holds.put(&Arc::from(uid), ledger.node(node).unwrap(), Arc::from([]), now, SECONDS);
     }
 
     #[test]
     fn a_hold_is_unseen_by_its_own_pod_and_replaced_by_the_next() {
-        let (holds, now) = (Holds::default(), Instant::now());
-        put(&holds, "a", "n1", now);
-        put(&holds, "b", "n2", now);
+        let (holds, ledger, now) = (Holds::default(), ledger(), Instant::now());
+        put(&holds, &ledger, "a", "n1", now);
+        put(&holds, &ledger, "b", "n2", now);
         assert_eq!(nodes(&holds, "a", now, &[]), ["n2"]);
-        put(&holds, "b", "n3", now);
+        put(&holds, &ledger, "b", "n3", now);
         assert_eq!(nodes(&holds, "c", now, &[]), ["n1", "n3"]);
         holds.remove("a");
         assert_eq!(nodes(&holds, "c", now, &[]), ["n3"]);
     }
 
     #[test]
-    fn a_hold_ends_with_time_or_placement() {
-        let (holds, now) = (Holds::default(), Instant::now());
-        put(&holds, "a", "n1", now);
+    fn a_hold_ends_with_time_placement_or_its_node() {
+        let (holds, ledger, now) = (Holds::default(), ledger(), Instant::now());
+        put(&holds, &ledger, "a", "n1", now);
         assert_eq!(nodes(&holds, "x", now + SECONDS - Duration::from_millis(1), &[]), ["n1"]);
         assert!(nodes(&holds, "x", now + SECONDS, &[]).is_empty());
 
-        put(&holds, "a", "n1", now);
-        assert!(nodes(&holds, "x", now, &["a"]).is_empty());
+        put(&holds, &ledger, "a", "n1", now);
+        assert!(nodes(&holds, "x", now + DOUBTFUL, &["a"]).is_empty());
         assert!(nodes(&holds, "x", now, &[]).is_empty(), "placed pods do not come back");
         assert_eq!(holds.len(), 0);
+
+        put(&holds, &ledger, "a", "n1", now);
+        ledger.remove_node("n1");
+        assert!(nodes(&holds, "x", now, &[]).is_empty());
     }
 
     #[test]
-    fn never_grows_without_bound() {
-        let (holds, now) = (Holds::default(), Instant::now());
+    fn the_oldest_makes_room() {
+        let (holds, ledger, now) = (Holds::default(), ledger(), Instant::now());
+        put(&holds, &ledger, "first", "n1", now);
         for i in 0..MOST + 10 {
-            put(&holds, &i.to_string(), "n", now);
+            put(&holds, &ledger, &i.to_string(), "n2", now + Duration::from_millis(1));
         }
         assert_eq!(holds.len(), MOST);
-        put(&holds, "later", "n", now + SECONDS);
+        assert!(!nodes(&holds, "x", now, &[]).contains(&"n1".to_owned()));
+        put(&holds, &ledger, "later", "n3", now + 2 * SECONDS);
         assert_eq!(holds.len(), 1);
     }
 }

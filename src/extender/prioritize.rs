@@ -46,8 +46,13 @@ impl Extender {
             Some(given) => given.iter().map(|node| Some(node.weigh(&situation, &query.shape))).collect(),
             None => {
                 let mut judge = query.shape.judge();
-                let weigh = |name: &&str| Some(situation.weigh(&mut judge, &*self.ledger.node(name)?));
-                names.iter().map(weigh).collect()
+                let mut reading = self.roster.read(&self.ledger);
+                let mut weigh = |name: &&str| {
+                    let expected = reading.expected() == *name;
+                    let found = if expected { reading.take_expected() } else { reading.find(name) };
+                    found.entry().map(|entry| situation.weigh(&mut judge, entry))
+                };
+                names.iter().map(&mut weigh).collect()
             }
         };
         let repels = weighed.iter().flatten().any(|weighed| weighed.repels && weighed.verdict.is_ok());

@@ -41,16 +41,13 @@ impl<'a> Situation<'a> {
     pub(super) fn new(ledger: &'a Ledger, pod: &'a PodRecord, holds: Vec<Held>) -> Self {
         let mut held: HashMap<usize, Vec<Arc<[Holding]>>> = HashMap::new();
         let mut marks = Vec::new();
-        for hold in holds {
-            // A slot may have been given to another node meanwhile.
-            if ledger.node(&hold.node).is_none_or(|entry| entry.slot != hold.slot) {
-                continue;
+        for Held { node, holdings } in holds {
+            let slot = node.slot;
+            if marks.len() <= slot / 64 {
+                marks.resize(slot / 64 + 1, 0);
             }
-            if marks.len() <= hold.slot / 64 {
-                marks.resize(hold.slot / 64 + 1, 0);
-            }
-            marks[hold.slot / 64] |= 1 << (hold.slot % 64);
-            held.entry(hold.slot).or_default().push(hold.holdings);
+            marks[slot / 64] |= 1 << (slot % 64);
+            held.entry(slot).or_default().push(holdings);
         }
         let booked = ledger.pod(&pod.uid).and_then(|entry| entry.node.clone());
         Self { ledger, pod, held, marks, booked }

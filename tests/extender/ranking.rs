@@ -72,7 +72,8 @@ async fn a_hold_is_gone_when_the_pod_is_bound_deleted_or_refused() {
     let both = ["a", "b"];
     let world = World::new(&[node("a", 1), node("b", 1)]);
     world.filter(&share("p1", 50 * GIB), &both).await;
-    // Somebody else bound it to b: the ledger counts it there, and no hold on a is left.
+    // Somebody else bound it to b: the ledger counts it there, and soon no hold on a is left.
+    world.pass(Duration::from_secs(1));
     world.apply_pod(&bound("p1", 0, "b", 0, 50 * GIB));
     assert_eq!(names(&world.filter(&share("p2", 50 * GIB), &both).await), ["a"]);
     assert_eq!(world.extender.holds(), 1);
