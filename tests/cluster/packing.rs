@@ -130,12 +130,12 @@ fn a_prefer_no_schedule_taint_outranks_packing() {
 #[test]
 fn a_burst_that_fills_few_nodes_leaves_no_conflict_behind() {
     on_cluster(async |lab| {
-        nodes(lab, 16, 4).await;
+        nodes(lab, 64, 1).await;
         let mut told = Vec::new();
         let fifth = json!({"nvidia.com/gpu": 1, "nvidia.com/gpumem-percentage": 20});
         for holds in [true, false] {
             lab.configure_server((!holds).then_some("extender:\n  holds: false\n")).await;
-            lab.wait_for_ledger(16).await;
+            lab.wait_for_ledger(64).await;
             let before = lab.bind_conflicts().await;
             let namespace = lab.namespace("burst", json!({})).await;
             let burst: Vec<Pod> = (0..300).map(|n| objects::pod(&format!("burst-{n:03}"), &fifth)).collect();
