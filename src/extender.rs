@@ -36,6 +36,7 @@ pub use router::router;
 pub use settings::{DeviceOrder, NodeOrder, Settings, Version, VersionError};
 
 use crate::gpu::parse::Rules;
+use crate::gpu::reason::Reason;
 use crate::kube_api::calls::Calls;
 use crate::kube_api::pod::PodView;
 use crate::ledger::Ledger;
@@ -53,8 +54,8 @@ pub struct Unfit<'a> {
     pub record: &'a Arc<PodRecord>,
     /// The pod as kube-scheduler sent it.
     pub pod: &'a PodView<'a>,
-    /// How many nodes kube-scheduler asked about.
-    pub nodes: usize,
+    /// The nodes that kube-scheduler asked about, and why each refuses; the reason is absent where the ledger does not know it.
+    pub asked: &'a [(&'a str, Option<Reason>)],
 }
 
 /// Told of each [`Unfit`] pod, within the filter call: it may take note, and must not wait.

@@ -313,7 +313,7 @@ impl Extender {
         if let Some(unfit) = &self.unfit
             && outcome.count > 0
         {
-            unfit(&Unfit { record: &query.record, pod, nodes: outcome.count });
+            unfit(&Unfit { record: &query.record, pod, asked: &outcome.failures });
         }
         // Before 1.38 kube-scheduler's dry run knows nothing of our verdict: it finds no victim, fails with a text that changes,
         // and requeues the pod for that.

@@ -2,6 +2,9 @@
 //! none of these may fit another. [`Nominator::run`] finds that node in the ledger and writes `status.nominatedNodeName`, on which
 //! kube-scheduler tries the pod again at once, and there first.
 //!
+//! The same rescues a pod whose room freed a moment ago: kube-scheduler may hear of it before our watch does, ask, be refused, and
+//! then hear of nothing more.
+//!
 //! Fed by filter, which only drops a note. Taints, affinities and the like are kube-scheduler's to judge: where it refuses the
 //! node after all, its next filter call brings the pod back, and the next-best node is tried after a growing wait. Nothing is
 //! kept but memory: after a restart kube-scheduler's own retries bring the notes again. A write that fails costs the pod
@@ -28,8 +31,12 @@ use memory::{Memory, Note};
 use search::{Recent, Search};
 
 /// kube-scheduler looks at no less than this many fitting nodes before it stops looking: where it asks about fewer, it has
-/// asked about all.
+/// asked about all, and itself refuses the others.
 const SMALLEST_SAMPLE: usize = 100;
+
+/// When to look again for a pod that no node had room for. What frees room has kube-scheduler ask again too, but it may hear of it
+/// before our watch does, be refused once more, and then hear of nothing for minutes.
+const LATER_LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// Notes waiting to be read; more are dropped, for kube-scheduler will ask about those pods again.
 const WAITING: usize = 4_096;
@@ -125,7 +132,7 @@ impl Nominator {
 
     /// Takes note of a pod that fits none of the nodes kube-scheduler asked about. Never waits.
     pub fn note_unfit(&self, unfit: &Unfit<'_>) {
-        if unfit.nodes < SMALLEST_SAMPLE || !self.settings.load().nomination.enabled {
+        if !self.settings.load().nomination.enabled {
             return;
         }
         let text = |text: &str| Arc::<str>::from(text);
@@ -133,6 +140,9 @@ impl Nominator {
             record: Arc::clone(unfit.record),
             selector: unfit.pod.spec.node_selector.iter().map(|(key, value)| (text(key), text(value))).collect(),
             nominated: unfit.pod.status.nominated_node_name.as_deref().filter(|name| !name.is_empty()).map(text),
+            only: (unfit.asked.len() < SMALLEST_SAMPLE)
+                .then(|| unfit.asked.iter().map(|(name, _)| text(name)).collect()),
+            looks: 0,
         };
         if self.sender.try_send(note).is_err() {
             self.metrics.add("dropped");
@@ -176,6 +186,7 @@ impl Nominator {
         }
         let changes = *self.ledger.changes().borrow();
         if memory.is_fruitless(&note, changes) {
+            memory.look_again(note, &LATER_LOOKS);
             return;
         }
         let settings = self.settings.load_full();
@@ -184,6 +195,7 @@ impl Nominator {
             self.metrics.add("no_node");
             if memory.tried(&pod.uid).is_empty() {
                 memory.set_fruitless(&note, changes);
+                memory.look_again(note, &LATER_LOOKS);
             } else {
                 // Every node with room was tried: from the start again, but not soon.
                 let rest = Duration::from_secs(settings.nomination.longest_wait_seconds.into());

@@ -275,7 +275,7 @@ async fn a_pod_that_fits_nowhere_is_noted_once_a_call() {
         None,
         None,
         Some(Arc::new(move |unfit| {
-            sink.lock().unwrap().push((unfit.record.uid.as_ref().to_owned(), unfit.nodes));
+            sink.lock().unwrap().push((unfit.record.uid.as_ref().to_owned(), unfit.asked.len()));
         })),
     );
     world.filter(&share("fits", GIB), &["n1", "n2"]).await;

@@ -21,6 +21,10 @@ pub(super) struct Note {
     pub(super) selector: Vec<(Arc<str>, Arc<str>)>,
     /// `status.nominatedNodeName` as kube-scheduler saw it.
     pub(super) nominated: Option<Arc<str>>,
+    /// The nodes in question, where kube-scheduler has refused all others itself.
+    pub(super) only: Option<Arc<[Arc<str>]>>,
+    /// How often it was looked at again.
+    pub(super) looks: usize,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +53,7 @@ struct Shape {
     memory: i64,
     priority: i32,
     selector: Vec<(Arc<str>, Arc<str>)>,
+    only: Option<Arc<[Arc<str>]>>,
 }
 
 impl Memory {
@@ -68,6 +73,15 @@ impl Memory {
             (pod.not_before.max(now + settle), self.notes)
         });
         self.waiting.insert(key, note);
+    }
+
+    /// Has a pod wait for its next look, where it has one left. A newer note is looked at instead.
+    pub(super) fn look_again(&mut self, mut note: Note, later: &[Duration]) {
+        let Some(pause) = later.get(note.looks) else { return };
+        note.looks += 1;
+        if self.pods.get(&note.record.uid).is_some_and(|pod| pod.waiting.is_none()) {
+            self.put(note, Instant::now(), *pause);
+        }
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -142,6 +156,7 @@ impl Shape {
             memory: *memory,
             priority: *priority,
             selector: note.selector.clone(),
+            only: note.only.clone(),
         }
     }
 }

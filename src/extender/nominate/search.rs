@@ -52,7 +52,11 @@ impl Search<'_> {
     pub(super) async fn best(&self, tried: &[Arc<str>], recent: &mut Recent) -> Option<Arc<str>> {
         let pod = &self.note.record;
         let mut fitting: Vec<(f64, Arc<NodeEntry>)> = Vec::new();
-        for (at, entry) in self.ledger.nodes().into_iter().enumerate() {
+        let nodes = match &self.note.only {
+            Some(names) => names.iter().filter_map(|name| self.ledger.node(name)).collect(),
+            None => self.ledger.nodes(),
+        };
+        for (at, entry) in nodes.into_iter().enumerate() {
             if at % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }

@@ -66,11 +66,18 @@ impl World {
 
     /// What filter does with a pod that fits none of so many nodes.
     fn unfit(&self, pod: &Value, nodes: usize) {
+        let names: Vec<String> = (0..nodes).map(|n| format!("asked-{n}")).collect();
+        self.unfit_on(pod, &names.iter().map(|name| &**name).collect::<Vec<_>>());
+    }
+
+    /// What filter does with a pod that fits none of these nodes.
+    fn unfit_on(&self, pod: &Value, names: &[&str]) {
         let text = pod.to_string();
         let pod: PodView<'_> = serde_json::from_str(&text).unwrap();
         let query = Query::read(&pod, &Rules::default(), Default::default(), &Shapes::default());
         let query = query.unwrap().expect("a GPU pod");
-        self.nominator.note_unfit(&Unfit { record: &query.record, pod: &pod, nodes });
+        let asked: Vec<_> = names.iter().map(|name| (*name, None)).collect();
+        self.nominator.note_unfit(&Unfit { record: &query.record, pod: &pod, asked: &asked });
     }
 
     fn nominated(&self, name: &str) -> Option<String> {
@@ -136,6 +143,18 @@ async fn fewer_than_a_sample_were_all_there_are() {
     world.unfit(&sampled, 100);
     world.is_nominated("sampled", "rare").await;
     assert_eq!(world.nominated("whole"), None);
+}
+
+/// kube-scheduler heard of it first, asked, and was refused by a ledger that had not.
+#[tokio::test]
+async fn room_that_the_watch_tells_of_a_moment_later_is_found() {
+    let world = World::new(vec![node("late", 0), node("refused-by-kube-scheduler", 1)], eager()).await;
+    let pod = world.create("p", |_| {});
+    world.unfit_on(&pod, &["late"]);
+    world.counted("no_node", 1).await;
+    let grown = node("late", 1).to_string();
+    world.ledger.apply_node(&serde_json::from_str(&grown).unwrap());
+    world.is_nominated("p", "late").await;
 }
 
 #[tokio::test]
