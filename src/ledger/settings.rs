@@ -32,7 +32,7 @@ impl Default for Settings {
         Self {
             resource_prefix: "nvidia.com".to_owned(),
             host_requests: true,
-            node_labels: false,
+            node_labels: true,
             page_size: 500,
             watch_seconds: 290,
             unknown_bind_seconds: 65,
