@@ -36,7 +36,7 @@ const SMALLEST_SAMPLE: usize = 100;
 
 /// When to look again for a pod that no node had room for. What frees room has kube-scheduler ask again too, but it may hear of it
 /// before our watch does, be refused once more, and then hear of nothing for minutes.
-const LATER_LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+const LATER_LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
 /// Notes waiting to be read; more are dropped, for kube-scheduler will ask about those pods again.
 const WAITING: usize = 4_096;

@@ -13,8 +13,9 @@ use crate::ledger::{Ledger, NodeEntry, NodeState, Snapshot};
 const AT_ONCE: usize = 256;
 /// Of the nodes with room, how many are looked at more closely.
 const MOST_CLOSELY: usize = 64;
-/// How long our own nominations count where the watch has not shown them.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long our own nominations count where the watch has not shown them. No longer than a watch lags: a pod that was bound and
+/// is gone again looks just like one that the watch has not shown yet.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where pods were nominated a moment ago: two must not be sent to one place.
 #[derive(Debug, Default)]
