@@ -4,7 +4,6 @@
 //! [`lab::on_cluster`] gives a test the cluster. It needs Linux and Go; where they are missing each test says so and passes, unless
 //! `PACKHORSE_REQUIRE_CLUSTER=1`.
 
-#![allow(dead_code)]
 #![expect(clippy::expect_used, reason = "the whole binary is a test; clippy sees that of functions with #[test] only")]
 
 #[path = "cluster/address.rs"]

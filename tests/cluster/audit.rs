@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// Packhorse's server, and the kube-scheduler beside it, which has the same `ServiceAccount` and another user agent.
 pub(crate) const SERVER: &str = "system:serviceaccount:packhorse-system:packhorse-server";
 
-/// All writes, by whom, without bodies except for those of bindings.
+/// All writes, by whom; without bodies.
 pub(crate) fn policy() -> String {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -17,7 +17,6 @@ pub(crate) fn policy() -> String {
         "rules": [
             {"level": "None", "verbs": ["get", "list", "watch"]},
             {"level": "None", "resources": [{"group": "coordination.k8s.io"}]},
-            {"level": "Request", "users": [SERVER], "resources": [{"group": "", "resources": ["pods/binding", "pods/status", "pods/eviction"]}]},
             {"level": "Metadata"},
         ],
     })
@@ -35,7 +34,6 @@ pub(crate) struct Write {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) status: u64,
-    pub(crate) body: Value,
 }
 
 impl Write {
@@ -77,7 +75,6 @@ impl Audit {
                     namespace: text(&object["namespace"]),
                     name: text(&object["name"]),
                     status: event["responseStatus"]["code"].as_u64().unwrap_or(0),
-                    body: event["requestObject"].clone(),
                 }
             })
             .filter(|write| wanted(write))

@@ -303,6 +303,15 @@ pub(crate) struct Ask {
     pub(crate) percent: u64,
     pub(crate) cores: u64,
     pub(crate) exclusive: bool,
+    /// Any model where empty.
+    pub(crate) models: Vec<String>,
+}
+
+impl Ask {
+    /// Whether a card of this model will do.
+    pub(crate) fn accepts(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|accepted| accepted == model)
+    }
 }
 
 impl DeviceBooks {
@@ -313,7 +322,7 @@ impl DeviceBooks {
             && self.used_cores + ask.cores <= self.cores
             && self.used_slots < self.slots
             && self.exclusive.is_empty();
-        self.healthy && self.profile.is_none() && if ask.exclusive { free } else { room }
+        ask.accepts(&self.model) && self.healthy && self.profile.is_none() && if ask.exclusive { free } else { room }
     }
 }
 

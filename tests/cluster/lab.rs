@@ -168,11 +168,6 @@ impl Lab {
         kubectl(self.kubelab, &self.kubeconfig, arguments)
     }
 
-    /// Runs kubectl with another kubeconfig; its standard output, or its standard error where it fails.
-    pub(crate) fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<String, String> {
-        try_kubectl(self.kubelab, kubeconfig, arguments)
-    }
-
     /// A kubeconfig of any `ServiceAccount`, with a real token.
     pub(crate) async fn kubeconfig_of(&self, namespace: &str, account: &str, bound_to: Option<Value>) -> PathBuf {
         let token = identity::token(&self.client, namespace, account, bound_to).await;
@@ -284,11 +279,6 @@ impl Lab {
     /// How many binds found their room taken.
     pub(crate) async fn bind_conflicts(&self) -> f64 {
         self.metric("packhorse_extender_bind_conflicts_total", &[]).await
-    }
-
-    /// The server's process.
-    pub(crate) fn server(&self) -> &Component {
-        &self.server
     }
 
     // ---- kube-scheduler ----

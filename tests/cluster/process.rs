@@ -126,14 +126,6 @@ impl Component {
         assert!(sent.success(), "cannot send {signal} to {}", self.name);
     }
 
-    /// Its resident memory, MiB.
-    pub(crate) fn resident(&self) -> u64 {
-        let id = self.child.as_ref().map(Child::id).unwrap_or_default();
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
-        line.trim().split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
-    }
-
     /// All it has logged.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -39,6 +39,19 @@ fn a_restart_of_the_server_loses_nothing() {
 }
 
 #[test]
+fn a_server_that_is_asked_to_end_does_so_and_loses_nothing() {
+    on_cluster(async |lab| {
+        survives(lab, async |lab| {
+            let status = lab.stop_server().await;
+            assert!(status.success(), "{status}");
+            lab.start_server();
+            lab.wait_until_ready().await;
+        })
+        .await;
+    });
+}
+
+#[test]
 fn a_restart_of_both_loses_nothing() {
     on_cluster(async |lab| {
         survives(lab, async |lab| {

@@ -47,7 +47,9 @@ fn binds_a_pod_a_deployment_and_a_job_with_one_write_each() {
         let mut names: Vec<&str> = bound.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
         names.sort_unstable();
         assert_eq!(written, names, "exactly one write by Packhorse per pod: {writes:#?}");
-        assert!(writes.iter().all(|write| write.resource == "pods/binding" && write.status == 201), "{writes:#?}");
+        for write in &writes {
+            assert_eq!((&*write.verb, &*write.resource, write.status), ("create", "pods/binding", 201), "{write:?}");
+        }
 
         for pod in bound.iter().filter_map(|pod| pod.metadata.name.as_deref()).filter(|name| name.starts_with("batch-"))
         {

@@ -97,6 +97,7 @@ fn assert_refused_truly(name: &str, pod: &Pod, ask: Option<&Ask>, books: &Books)
 fn is_true_of(reason: &str, node: &super::checker::NodeBooks, ask: &Ask) -> bool {
     let devices = || node.devices.values();
     match reason {
+        "no GPU matches the pod's constraints" => devices().all(|device| !ask.accepts(&device.model)),
         "fewer GPUs than requested" => node.devices.len() < ask.count,
         "no GPU free for exclusive use" => {
             devices().any(|device| if ask.exclusive { !device.pods.is_empty() } else { !device.exclusive.is_empty() })
@@ -168,7 +169,8 @@ fn trace_pod(row: &BTreeMap<String, String>) -> (Pod, Option<Ask>) {
             limits["nvidia.com/gpucores"] = json!(milli / 10);
         }
         let count = usize::try_from(count).expect("a small count");
-        Ask { count, percent: milli / 10, cores: milli / 10, exclusive: whole }
+        let models = row["gpu_spec"].split('|').filter(|model| !model.is_empty()).map(str::to_owned).collect();
+        Ask { count, percent: milli / 10, cores: milli / 10, exclusive: whole, models }
     });
     let mut pod = objects::pod(&row["name"], &limits);
     if !row["gpu_spec"].is_empty() {
