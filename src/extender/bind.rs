@@ -268,6 +268,8 @@ impl Extender {
             }
             Ok(booked) => booked,
         };
+        // From here on the ledger counts the pod; its hold as well would count it twice while the API call lasts.
+        self.holds.remove(&job.uid);
         let annotations = annotations(&allocation);
         let Err(error) = calling.time(self.calls.bind(&job.binding(&annotations))).await else { return Ok(()) };
         if matches!(error, CallError::Unknown(_)) {

@@ -262,6 +262,19 @@ async fn simultaneous_binds_never_oversubscribe() {
     assert!(held.values().all(|memory| *memory <= u64::from(80 * GIB)), "{held:?}");
 }
 
+/// Counted as booked and as held, it would drive the next pod away from a node that has room.
+#[tokio::test]
+async fn a_pod_is_counted_once_while_its_bind_is_under_way() {
+    let bench = Bench::new(&[node("n1", 1)], &[share("p", GIB)]).await;
+    bench.filter("p", &["n1"]).await;
+    assert_eq!(bench.world.extender.holds(), 1);
+    bench.server.faults().delay_bindings(Duration::from_secs(3));
+    let under_way = tokio::time::timeout(Duration::from_secs(1), bench.bind("p", "n1")).await;
+    assert!(under_way.is_err(), "the API server takes its time");
+    assert_eq!(bench.world.booked("n1"), [GIB]);
+    assert_eq!(bench.world.extender.holds(), 0);
+}
+
 #[tokio::test]
 async fn simultaneous_binds_of_one_pod_are_one_bind() {
     let bench = Arc::new(Bench::new(&[node("n1", 1), node("n2", 1)], &[share("p", GIB)]).await);
