@@ -29,6 +29,7 @@ struct Hold {
 /// One node that others will probably go to.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
+    pub(super) uid: Arc<str>,
     pub(super) node: Arc<NodeEntry>,
     pub(super) holdings: Arc<[Holding]>,
 }
@@ -78,10 +79,11 @@ impl Holds {
                 && hold.node.version() != NodeEntry::UNKNOWN
                 && !(hold.since + DOUBTFUL <= now && placed(holder))
         });
-        let others = holds
-            .iter()
-            .filter(|(holder, _)| ***holder != *uid)
-            .map(|(_, hold)| Held { node: Arc::clone(&hold.node), holdings: Arc::clone(&hold.holdings) });
+        let others = holds.iter().filter(|(holder, _)| ***holder != *uid).map(|(holder, hold)| Held {
+            uid: Arc::clone(holder),
+            node: Arc::clone(&hold.node),
+            holdings: Arc::clone(&hold.holdings),
+        });
         others.collect()
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Situation<'a> {
     ledger: &'a Ledger,
     pod: &'a PodRecord,
     /// Holds of others, by slot of the ledger's nodes.
-    held: HashMap<usize, Vec<Arc<[Holding]>>>,
+    held: HashMap<usize, Vec<Held>>,
     /// One bit a slot: most nodes are held by nobody, and 5,000 of them must be told apart quickly.
     marks: Vec<u64>,
     /// Where this pod is booked already, by a bind whose outcome kube-scheduler did not learn.
@@ -39,15 +39,15 @@ pub(super) struct Situation<'a> {
 
 impl<'a> Situation<'a> {
     pub(super) fn new(ledger: &'a Ledger, pod: &'a PodRecord, holds: Vec<Held>) -> Self {
-        let mut held: HashMap<usize, Vec<Arc<[Holding]>>> = HashMap::new();
+        let mut held: HashMap<usize, Vec<Held>> = HashMap::new();
         let mut marks = Vec::new();
-        for Held { node, holdings } in holds {
-            let slot = node.slot;
+        for hold in holds {
+            let slot = hold.node.slot;
             if marks.len() <= slot / 64 {
                 marks.resize(slot / 64 + 1, 0);
             }
             marks[slot / 64] |= 1 << (slot % 64);
-            held.entry(slot).or_default().push(holdings);
+            held.entry(slot).or_default().push(hold);
         }
         let booked = ledger.pod(&pod.uid).and_then(|entry| entry.node.clone());
         Self { ledger, pod, held, marks, booked }
@@ -80,9 +80,7 @@ impl<'a> Situation<'a> {
         let snapshot = entry.snapshot();
         let NodeState::Usable(node) = &snapshot.state else { return None };
         let mut after = self.promised(shape, entry, node).unwrap_or_else(|| node.clone());
-        for holdings in self.held(entry.slot) {
-            after.book(holdings);
-        }
+        self.book_held(&mut after, entry.slot);
         let placement =
             place(&after, &shape.request, shape.policies).or_else(|_| place(node, &shape.request, shape.policies));
         placement.ok().map(|placement| placement.holdings.into())
@@ -100,14 +98,11 @@ impl<'a> Situation<'a> {
                 Err(_) => return Weighed { verdict: Err(Reason::RoomPromised), crowded: false, repels },
             }
         }
-        let held = self.held(entry.slot);
-        if held.is_empty() {
+        if !self.is_held(entry.slot) {
             return Weighed { verdict: Ok(score), crowded: false, repels };
         }
         let after = after.get_or_insert_with(|| node.clone());
-        for holdings in held {
-            after.book(holdings);
-        }
+        self.book_held(after, entry.slot);
         match shape.rank(after) {
             Ok(beside) => Weighed { verdict: Ok(beside), crowded: false, repels },
             Err(_) => Weighed { verdict: Ok(score), crowded: true, repels },
@@ -122,7 +117,13 @@ impl<'a> Situation<'a> {
         self.marks.get(slot / 64).is_some_and(|bits| bits >> (slot % 64) & 1 == 1)
     }
 
-    fn held(&self, slot: usize) -> &[Arc<[Holding]>] {
-        if self.is_held(slot) { self.held.get(&slot).map_or(&[], Vec::as_slice) } else { &[] }
+    /// Adds to a node just read what others hold there. A pod whose bind has come since its hold was read is in the node
+    /// already: counted twice, it would drive this pod away from room that is there.
+    fn book_held(&self, node: &mut Node, slot: usize) {
+        for hold in self.held.get(&slot).map_or(&[][..], Vec::as_slice) {
+            if self.ledger.pod(&hold.uid).is_none_or(|pod| pod.node.is_none()) {
+                node.book(&hold.holdings);
+            }
+        }
     }
 }
