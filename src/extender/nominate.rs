@@ -194,7 +194,10 @@ impl Nominator {
         let Some(node) = search.best(memory.tried(&pod.uid), recent).await else {
             self.metrics.add("no_node");
             if memory.tried(&pod.uid).is_empty() {
-                memory.set_fruitless(&note, changes);
+                // Room that our own nominations take may come back without any change of the ledger.
+                if recent.is_empty() {
+                    memory.set_fruitless(&note, changes);
+                }
                 memory.look_again(note, &LATER_LOOKS);
             } else {
                 // Every node with room was tried: from the start again, but not soon.

@@ -36,6 +36,10 @@ impl Recent {
         self.all.retain(|sent| *sent.uid != *uid);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     fn prune(&mut self, now: Instant) {
         self.all.retain(|sent| now.duration_since(sent.at) < SEEN_WITHIN);
     }

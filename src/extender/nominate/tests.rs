@@ -158,6 +158,19 @@ async fn room_that_the_watch_tells_of_a_moment_later_is_found() {
 }
 
 #[tokio::test]
+async fn room_of_a_pod_that_came_and_went_is_found() {
+    let world = World::new(vec![node("only", 1)], eager()).await;
+    let (short, next) = (world.create("short-lived", |_| {}), world.create("next", |_| {}));
+    world.unfit(&short, 100);
+    world.is_nominated("short-lived", "only").await;
+    // Bound and gone: the ledger is as it was before.
+    world.api.objects().delete("pods", "default", "short-lived", Some(0)).unwrap();
+    world.unfit_on(&next, &["only"]);
+    world.counted("no_node", 1).await;
+    world.is_nominated("next", "only").await;
+}
+
+#[tokio::test]
 async fn nodes_that_kube_scheduler_would_refuse_are_passed_over() {
     let mut cordoned = node("a-cordoned", 1);
     cordoned["spec"] = json!({"unschedulable": true});
