@@ -127,3 +127,56 @@ impl<'a> Situation<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extender::query::Query;
+    use crate::extender::shape::Shapes;
+    use crate::gpu::fit::Policies;
+    use crate::gpu::parse::Rules;
+    use crate::kube_api::node::NodeView;
+    use crate::kube_api::pod::PodView;
+    use crate::ledger::BookingPod;
+
+    /// Three such pods do not fit on the card, two do.
+    fn third_of_a_card(uid: &str, shapes: &Shapes) -> Query {
+        let pod = format!(
+            r#"{{"metadata":{{"uid":"{uid}"}},"spec":{{"containers":[{{"name":"main",
+            "resources":{{"limits":{{"nvidia.com/gpumem":"30Gi"}}}}}}]}}}}"#
+        );
+        let pod: PodView<'_> = serde_json::from_str(&pod).unwrap();
+        Query::read(&pod, &Rules::default(), Policies::default(), shapes).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_pod_booked_since_its_hold_was_read_is_counted_once() {
+        let inventory =
+            r#"{\"v\":1,\"ready\":true,\"driver\":\"580\",\"devices\":[{\"uuid\":\"GPU-1\",\"index\":0,\"model\":\"A\",
+            \"memory\":81920,\"cores\":100,\"slots\":10,\"numa\":0,\"pci\":\"0000:07:00.0\",\"health\":\"healthy\",
+            \"enforcement\":\"advisory\"}]}"#
+                .replace('\n', " ");
+        let node =
+            format!(r#"{{"metadata":{{"name":"n1","annotations":{{"packhorse.dev/inventory":"{inventory}"}}}}}}"#);
+        let ledger = Ledger::default();
+        ledger.apply_node(&serde_json::from_str::<NodeView<'_>>(&node).unwrap());
+        let entry = ledger.node("n1").unwrap();
+        let shapes = Shapes::default();
+        let (first, second) = (third_of_a_card("a", &shapes), third_of_a_card("b", &shapes));
+        let weigh = |holds: Vec<Held>| {
+            let situation = Situation::new(&ledger, &second.record, holds);
+            situation.weigh_given(&second.shape, &entry.snapshot().state, Some(&entry), false)
+        };
+
+        let holdings = Situation::new(&ledger, &first.record, Vec::new()).expect(&first.shape, &entry).unwrap();
+        let held = Held { uid: "a".into(), node: Arc::clone(&entry), holdings };
+        let beside_the_hold = weigh(vec![held.clone()]);
+        assert_ne!(beside_the_hold, weigh(Vec::new()), "a hold moves the ranking");
+
+        let pod = BookingPod { uid: "a".into(), namespace: "d".into(), name: "a".into(), cpu: 0, memory: 0 };
+        let choose =
+            |node: &Node| place(node, &first.shape.request, Policies::default()).map(|p| (p.allocation, p.holdings));
+        ledger.book("n1", &pod, choose).unwrap();
+        assert_eq!(weigh(vec![held]), beside_the_hold, "now the booking says the same, and nothing says it twice");
+    }
+}
