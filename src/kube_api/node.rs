@@ -2,17 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::{Deserialize, Deserializer};
-
-use super::pod::{RawQuantity, Text};
-
-fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
+use super::pod::{RawQuantity, Text, null_default};
 
 /// What we read of a Node.
 #[derive(Debug, Clone, Default, serde::Deserialize)]

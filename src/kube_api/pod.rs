@@ -109,7 +109,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawQuantity<'a> {
     }
 }
 
-fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// The default where the field is `null`, as Go writes empty lists and maps.
+pub(super) fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
