@@ -122,6 +122,17 @@ pub(super) fn metadata_causes(object: &Value) -> Vec<Cause> {
             ),
         ));
     }
+    // The original judges the prefix by itself, with an ending dash taken for a letter.
+    let prefix = meta(object, "generateName");
+    let masked = prefix.strip_suffix('-').map_or_else(|| prefix.to_owned(), |stem| format!("{stem}a"));
+    if !prefix.is_empty() && !is_name(&masked) {
+        causes.push(Cause::new(
+            "metadata.generateName",
+            format!(
+                "Invalid value: {prefix:?}: a lowercase RFC 1123 subdomain must end with an alphanumeric character"
+            ),
+        ));
+    }
     for field in ["annotations", "labels"] {
         for (key, value) in object["metadata"][field].as_object().into_iter().flatten() {
             let short = key.rsplit('/').next().unwrap_or_default();

@@ -69,6 +69,7 @@ async fn creation_sets_what_is_the_servers_and_refuses_what_the_original_refuses
     };
     for (body, expected) in [
         (with(|p| p["metadata"]["name"] = json!("Upper")), 422),
+        (with(|p| p["metadata"] = json!({"generateName": "job."})), 422),
         (with(|p| p["spec"]["containers"] = json!([])), 422),
         (with(|p| p["spec"]["containers"][0]["resources"] = json!({"limits": {"x.y/z": "500m"}})), 422),
         (with(|p| p["spec"]["containers"][0]["resources"] = json!({"requests": {"x.y/z": "1"}})), 422),
