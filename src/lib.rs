@@ -18,6 +18,7 @@ pub mod demo;
 pub mod extender;
 pub mod gpu;
 pub mod kube_api;
+pub mod kubelet_api;
 pub mod ledger;
 pub mod metrics;
 pub mod serve;

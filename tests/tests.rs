@@ -5,6 +5,7 @@ mod demo;
 mod extender;
 mod hami;
 mod ledger;
+mod protos;
 mod requests;
 mod server;
 mod webhook;
