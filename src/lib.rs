@@ -5,13 +5,14 @@
 //! | layer | owns |
 //! |---|---|
 //! | [`cli`] | roles and their flags, one file each |
-//! | [`webhook`], [`extender`] | the serving parts; each knows the ledger at most, none knows another |
+//! | [`webhook`], [`extender`], [`agent`] | the serving parts; none knows another |
 //! | [`ledger`] | cluster state in memory, fed by watches, sharded by node |
-//! | [`kube_api`] | names, annotation codecs, wire types, the few API calls |
+//! | [`kube_api`], [`kubelet_api`] | names, annotation codecs, wire types, the few API calls |
 //! | [`gpu`] | quantities, requests, devices, fit: pure |
 //!
 //! `ARCHITECTURE.md` tells why.
 
+pub mod agent;
 pub mod certs;
 pub mod cli;
 pub mod demo;
