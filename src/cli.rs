@@ -6,13 +6,18 @@
 //! | [`demo`] | `packhorse demo`: the parts at work in a simulated cluster |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
 //! | [`config`] | the server's YAML file |
+//! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
 //!
 //! Exit status: 0 done, 1 failed (one line `error: …` with its causes on stderr), 2 wrong flags. Only this layer uses `anyhow`:
 //! nobody above it tells errors apart.
 
+pub mod admin;
+pub mod api_client;
 pub mod certs;
 pub mod config;
 pub mod demo;
+pub mod logs;
+pub mod process;
 pub mod server;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 
-use super::server::logs;
+use super::logs;
 use crate::{certs, extender, ledger, webhook};
 
 /// Everything that can be configured. Durations are written `5s`, `24h`, `1h 30m`.

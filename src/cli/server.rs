@@ -5,12 +5,9 @@
 //! End, at SIGTERM or SIGINT: readiness goes off, a moment later the listeners close, calls in flight are finished, exit 0. A
 //! second signal skips the moment. A background task that ends by itself is a fault: the process ends with 1 and is started again.
 
-pub mod admin;
-pub mod api_client;
 pub mod api_version;
+pub mod extender_tls;
 pub mod health;
-pub mod listeners;
-pub mod logs;
 pub mod namespaces;
 
 use std::net::SocketAddr;
@@ -18,18 +15,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use axum::Router;
 use prometheus_client::registry::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use self::health::Health;
-use self::listeners::Bound;
-use self::logs::Logs;
 use self::namespaces::Namespaces;
 use super::config::Config;
 use super::config::reload::{self, Live, Reload};
+use super::logs::{self, Logs};
+use super::process::{self, Servers, Signals, Tasks};
+use super::{admin, api_client};
 use crate::certs;
 use crate::certs::files::{Files, Pair};
 use crate::certs::managed::Managed;
@@ -40,7 +34,7 @@ use crate::extender::{self, Extender};
 use crate::kube_api::calls::Calls;
 use crate::ledger::{self, Ledger};
 use crate::metrics::api_requests::ApiRequests;
-use crate::serve::{self, Limits, tls};
+use crate::serve::{Limits, tls};
 use crate::webhook::{self, Webhook};
 
 /// Flags of `packhorse server`.
@@ -118,7 +112,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let logs = Logs::start(log_format, log_level.as_deref().unwrap_or(&config.log_level)).context("--log-level")?;
     let extender_tls =
-        listeners::extender_tls(extender_listen, extender_tls_cert, extender_tls_key, extender_client_ca)?;
+        extender_tls::extender_tls(extender_listen, extender_tls_cert, extender_tls_key, extender_client_ca)?;
     let live = Live::new(&config);
     let look = config.server.reload_interval;
 
@@ -197,22 +191,21 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 
     let health = Arc::new(Health::new(Arc::clone(&serving), namespaces, ledger));
     let limits = Limits { connections: config.server.max_connections, drain: config.server.drain, ..Limits::default() };
-    let mut servers = Servers { limits, stop: CancellationToken::new(), running: JoinSet::new() };
+    let mut servers = Servers::new(limits);
     let certificate: Arc<dyn rustls::server::ResolvesServerCert> = serving;
     let webhook_tls = tls::server_config(certificate, None)?;
     // All are bound before any is served: a port in use then ends a process that nobody has called yet.
-    let webhook_bound = listeners::bind("--webhook-listen", webhook_listen).await?;
-    let extender_bound = listeners::bind("--extender-listen", extender_listen).await?;
-    let metrics_bound = listeners::bind("--metrics-listen", metrics_listen).await?;
+    let webhook_bound = process::bind("--webhook-listen", webhook_listen).await?;
+    let extender_bound = process::bind("--extender-listen", extender_listen).await?;
+    let metrics_bound = process::bind("--metrics-listen", metrics_listen).await?;
     servers.start("webhook", webhook_bound, Some(webhook_tls), webhook.merge(health.router()));
     servers.start("extender", extender_bound, extender_tls, extender.merge(health.router()));
     let admin = admin::router(Arc::new(registry), logs).merge(health.router());
     servers.start("metrics", metrics_bound, None, admin);
 
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut signals = Signals::new()?;
     let fault = tokio::select! {
-        () = received(&mut terminate, &mut interrupt) => None,
+        () = signals.received() => None,
         ended = tasks.next() => Some(ended),
     };
     health.stop();
@@ -224,69 +217,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tracing::info!(?delay, "stopping: no longer ready");
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
-        () = received(&mut terminate, &mut interrupt) => {}
+        () = signals.received() => {}
     }
     servers.finish().await;
     tracing::info!("stopped");
     Ok(())
-}
-
-async fn received(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// What runs beside the listeners, for as long as the process does.
-#[derive(Debug, Default)]
-struct Tasks {
-    running: JoinSet<&'static str>,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.running.spawn(async move {
-            task.await;
-            name
-        });
-    }
-
-    /// Waits for a task to end, which none should.
-    async fn next(&mut self) -> String {
-        match self.running.join_next().await {
-            Some(Ok(name)) => name.to_owned(),
-            // A panic: its message stands on stderr already.
-            Some(Err(error)) => error.to_string(),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// The listeners being served.
-struct Servers {
-    limits: Limits,
-    stop: CancellationToken,
-    running: JoinSet<()>,
-}
-
-impl Servers {
-    fn start(&mut self, name: &'static str, bound: Bound, tls: Option<Arc<rustls::ServerConfig>>, router: Router) {
-        let Bound { listener, address } = bound;
-        tracing::info!(name, %address, tls = tls.is_some(), "listening");
-        let (limits, stop) = (self.limits.clone(), self.stop.clone());
-        self.running.spawn(async move {
-            serve::run_with(listener, tls, router, &limits, stop.cancelled()).await;
-        });
-    }
-
-    /// Closes the listeners and waits for the calls in flight.
-    async fn finish(mut self) {
-        self.stop.cancel();
-        while let Some(ended) = self.running.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a listener ended");
-            }
-        }
-    }
 }

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 
 use super::Config;
-use crate::cli::server::logs::Logs;
+use crate::cli::logs::Logs;
 use crate::extender::Version;
 use crate::gpu::parse::Rules;
 use crate::{certs, extender, ledger, webhook};

@@ -1,4 +1,4 @@
-//! Where the server listens, checked and bound before anything starts: a port in use or an extender open to the network ends the
+//! Whether the extender may listen where it is told to, checked before anything starts: one that is open to the network ends the
 //! process with the flag's name.
 
 use std::net::SocketAddr;
@@ -6,32 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use tokio::net::TcpListener;
 
 use crate::certs::Metrics;
 use crate::certs::files::{Files, Pair};
 use crate::certs::serving::Serving;
 use crate::serve::tls;
-
-/// A bound listener.
-#[derive(Debug)]
-pub struct Bound {
-    /// Accepts nothing before it is served.
-    pub listener: TcpListener,
-    /// Where; with port 0 the kernel chose it.
-    pub address: SocketAddr,
-}
-
-/// Binds `address`.
-///
-/// # Errors
-/// Names the flag.
-pub async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<Bound> {
-    let named = || format!("{flag} {address}");
-    let listener = TcpListener::bind(address).await.with_context(named)?;
-    let address = listener.local_addr().with_context(named)?;
-    Ok(Bound { listener, address })
-}
 
 /// The three files of the extender's mutual TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
