@@ -12,12 +12,14 @@
 //! | [`identity`] | from slots to pod and container, exactly |
 //! | [`start`], [`pins`], [`foreign`] | the last check before a container starts, and what it verified, on disk |
 //! | [`specification`] | what the container runtime reads next: CDI files |
+//! | [`lock`] | one agent at a time on a node |
 //! | [`options`] | NVIDIA's flags, environment and configuration file |
 //!
 //! State flows one way: backend → devices → view → everybody else, as immutable snapshots. `Allocate` reads snapshots and never
 //! waits for the network; `PreStartContainer` may, and refuses where it cannot be sure.
 
 pub mod backend;
+pub mod lock;
 pub mod pods;
 pub mod slots;
 pub mod specification;
