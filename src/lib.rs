@@ -24,3 +24,4 @@ pub mod ledger;
 pub mod metrics;
 pub mod serve;
 pub mod webhook;
+pub mod yaml;

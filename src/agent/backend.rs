@@ -4,6 +4,8 @@
 //! All calls block; the caller runs them off the async threads. A failed call is an error that names it, never a panic: the
 //! caller keeps the last good state.
 
+pub mod fake;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;

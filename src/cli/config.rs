@@ -13,6 +13,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 
 use super::logs;
+use crate::yaml::Mistake;
 use crate::{certs, extender, ledger, webhook};
 
 /// Everything that can be configured. Durations are written `5s`, `24h`, `1h 30m`.
@@ -89,7 +90,7 @@ impl Config {
     /// # Errors
     /// Names the line, the key and what may stand there.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|error| explained(&error, text))?;
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| anyhow!("{}", Mistake::new(&error, text)))?;
         config.check()?;
         Ok(config)
     }
@@ -116,21 +117,6 @@ impl Config {
         }
         self.certificates.check()?;
         Ok(())
-    }
-}
-
-/// The parser's error in one line, with the line it is about: it names keys only where one is unknown.
-fn explained(error: &serde_saphyr::Error, text: &str) -> anyhow::Error {
-    let plain = error.without_snippet().to_string();
-    let Some(location) = error.location() else { return anyhow!(plain) };
-    let message = plain.rsplit_once(" at line ").map_or(&*plain, |(message, _)| message);
-    // A remedy for callers of the parser, not for who writes the file.
-    let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
-    let number = location.line();
-    let line = usize::try_from(number).ok().and_then(|number| text.lines().nth(number.checked_sub(1)?));
-    match line.map(str::trim) {
-        Some(line) if !line.is_empty() => anyhow!("line {number}: {message}, in {line:?}"),
-        _ => anyhow!("line {number}: {message}"),
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub use findings::Denial;
 pub(super) use findings::Findings;
 pub(crate) use findings::{cut, shown};
+pub(crate) use resources::is_mig_profile;
 pub use rules::{CountAlone, CountAloneError, Field, Rules};
 
 use super::constraint;

@@ -209,7 +209,7 @@ pub(super) fn read_name<T: Copy>(field: &Field<'_, '_>, names: &[(T, &str)]) -> 
 }
 
 /// `dddd:bb:dd.f`, lower case; domains beyond four digits exist on large hosts.
-fn is_pci(text: &str) -> bool {
+pub(crate) fn is_pci(text: &str) -> bool {
     let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let mut parts = text.split(':');
     let (Some(domain), Some(bus), Some(rest), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {

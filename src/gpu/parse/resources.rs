@@ -168,7 +168,7 @@ pub(super) fn too_large() -> String {
 }
 
 /// Whether `name` is a MIG profile as the device plugin names its resources: `[<c>c.]<g>g.<n>gb[.<attribute>…]`.
-pub(super) fn is_mig_profile(name: &str) -> bool {
+pub(crate) fn is_mig_profile(name: &str) -> bool {
     if name.len() > 40 {
         return false;
     }
