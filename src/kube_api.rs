@@ -1,5 +1,5 @@
-//! Everything that crosses a wire: names, annotation codecs, the wire types of the scheduler extender and of admission, and the
-//! few calls made to the API server. Owns no state. Damaged input becomes an error that names what is damaged.
+//! Everything that crosses a wire: names, annotation codecs, the wire types of the scheduler extender and of admission, the few
+//! calls made to the API server, and the mechanics of a watch. Owns no state. Damaged input becomes an error that names what is damaged.
 
 pub mod admission;
 pub mod allocation;
@@ -11,3 +11,4 @@ pub mod names;
 pub mod node;
 pub mod pod;
 pub mod request;
+pub mod watch;

@@ -2,6 +2,9 @@
 //! publisher (totals) and the preference of slots. A lagging or broken watch leaves the last good state; who needs certainty
 //! about one pod asks for it by a GET.
 
+mod convert;
+mod source;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +12,19 @@ use tokio::sync::watch;
 
 use crate::gpu::allocation::Allocation;
 use crate::gpu::request::{Phase, PodRequest};
+
+pub use source::Source;
+
+/// By which way a pod came to its node, as its own object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// It carries our whole mark (wire-format.md), or asks for no device.
+    Packhorse,
+    /// It carries a part of our mark; says which part is missing.
+    Incomplete(String),
+    /// Nothing on it is ours: it never met the webhook and names another scheduler.
+    Foreign,
+}
 
 /// What the agent keeps of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +45,8 @@ pub struct NodePod {
     pub created: String,
     /// Every container but ephemeral ones with its phase, init containers first.
     pub containers: Vec<(Arc<str>, Phase)>,
+    /// By which way it came.
+    pub origin: Origin,
     /// What it asks for; an error is the webhook's denial in words.
     pub request: Result<PodRequest, String>,
     /// What it was given at bind; `None`: no such annotation; an error names what cannot be read.

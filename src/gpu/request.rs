@@ -38,6 +38,21 @@ pub enum Memory {
     All,
 }
 
+impl Memory {
+    /// MiB booked on a card of `whole` MiB.
+    pub fn of(self, whole: u32) -> u32 {
+        match self {
+            Self::Mib(mib) => mib,
+            // At least 1, lest a share on a tiny card be no share. The quotient is at most `whole` for a valid percentage; a larger
+            // one must not wrap to something that fits.
+            Self::Percent(percent) => {
+                u32::try_from(u64::from(whole) * u64::from(percent) / 100).unwrap_or(u32::MAX).max(1)
+            }
+            Self::All => whole,
+        }
+    }
+}
+
 /// What a container wants of each of its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Ask {

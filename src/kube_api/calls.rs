@@ -1,4 +1,5 @@
-//! The few calls that the extender makes to the API server: bind, look a pod up, nominate, evict, write an Event.
+//! The few calls that the extender makes to the API server: bind, look a pod up, nominate, evict, write an Event; and the agent's
+//! question for a pod, or for those of its node.
 //!
 //! Each is one HTTP request with a deadline, which is not repeated here: whoever calls knows what a repetition would mean. (A client
 //! that itself repeats what was answered with 429, 503 or 504 does no harm: every call has the UID as precondition, and a second
@@ -177,6 +178,15 @@ impl Calls {
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<Vec<u8>, CallError> {
         let path = pod_path(namespace, name, "");
         self.send("get_pod", Method::GET, &path, "application/json", &serde_json::Value::Null).await
+    }
+
+    /// The JSON of a list of the pods bound to a node, as the API server has them now.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn pods_of(&self, node: &str) -> Result<Vec<u8>, CallError> {
+        let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", segment(node));
+        self.send("list_pods", Method::GET, &path, "application/json", &serde_json::Value::Null).await
     }
 
     /// Sets `status.nominatedNodeName`: kube-scheduler requeues the pod and asks about that node first. The UID is a precondition.

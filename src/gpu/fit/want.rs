@@ -8,7 +8,7 @@ use super::super::device::{Device, Facts};
 use super::super::matching::matches_any;
 use super::super::node::{Node, Usage};
 use super::super::reason::Reason;
-use super::super::request::{Ask, Constraints, ContainerRequest, Memory};
+use super::super::request::{Ask, Constraints, ContainerRequest};
 
 /// What a container books on one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl<'a> Want<'a> {
         match &self.container.ask {
             Ask::Exclusive | Ask::Mig(_) => Amount { memory: facts.memory, cores: facts.cores, exclusive: true },
             Ask::Share { memory, cores } => {
-                Amount { memory: mib(*memory, facts.memory), cores: u16::from(*cores), exclusive: false }
+                Amount { memory: memory.of(facts.memory), cores: u16::from(*cores), exclusive: false }
             }
         }
     }
@@ -253,19 +253,6 @@ pub(super) fn room(facts: &Facts, usage: &Usage, load: &Load, amount: Amount) ->
     }
     let memory = usage.memory.saturating_add(load.memory).saturating_add(amount.memory);
     if memory > facts.memory { Err(Reason::MemoryExhausted) } else { Ok(()) }
-}
-
-/// MiB booked on a card of `whole` MiB.
-fn mib(memory: Memory, whole: u32) -> u32 {
-    match memory {
-        Memory::Mib(mib) => mib,
-        // At least 1, lest a share on a tiny card be no share. The quotient is at most `whole` for a valid percentage; a larger
-        // one must not wrap to something that fits.
-        Memory::Percent(percent) => {
-            u32::try_from(u64::from(whole) * u64::from(percent) / 100).unwrap_or(u32::MAX).max(1)
-        }
-        Memory::All => whole,
-    }
 }
 
 /// Whether a UUID names the device: its own, or the card's of a MIG instance.

@@ -1,8 +1,9 @@
-//! What a pod requests of its host, as Kubernetes computes it. Read by the ledger and by scoring: a GPU on a node without CPU or
-//! memory left is stranded.
+//! What a pod requests of its node, as Kubernetes computes it. Read by the ledger and by scoring, because a GPU on a node without CPU
+//! or memory left is stranded, and by the agent, which may not lower its node's totals below it.
 
 use std::collections::BTreeMap;
 
+use super::super::names;
 use super::super::pod::{PodView, RawQuantity, ResourcesView, Text};
 use super::containers;
 use crate::gpu::quantity;
@@ -14,10 +15,16 @@ use crate::gpu::request::Phase;
 ///
 /// An API server accepts no unreadable quantity; should one come nevertheless, it counts as nothing.
 pub fn host_requests(pod: &PodView<'_>) -> (i64, i64) {
-    (host_request(pod, "cpu", quantity::millicores), host_request(pod, "memory", quantity::bytes))
+    (pod_request(pod, "cpu", quantity::millicores), pod_request(pod, "memory", quantity::bytes))
 }
 
-fn host_request(pod: &PodView<'_>, name: &str, read: fn(&str) -> Result<u64, quantity::QuantityError>) -> i64 {
+/// What a pod requests of its node's totals, MiB and percent, by the same arithmetic.
+pub fn total_requests(pod: &PodView<'_>) -> (u64, u64) {
+    let of = |name| u64::try_from(pod_request(pod, name, quantity::bytes)).unwrap_or(0);
+    (of(names::GPU_MEMORY), of(names::GPU_CORES))
+}
+
+fn pod_request(pod: &PodView<'_>, name: &str, read: fn(&str) -> Result<u64, quantity::QuantityError>) -> i64 {
     let value = |list: Option<&BTreeMap<Text<'_>, RawQuantity<'_>>>| -> Option<i64> {
         let quantity = read(list?.get(name)?.as_ref()).unwrap_or(0);
         Some(i64::try_from(quantity).unwrap_or(i64::MAX))
