@@ -1,5 +1,5 @@
 //! Behaviour on a real control plane: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes, one module
-//! per subject. What needs none is in `tests.rs`.
+//! per subject; where a test asks for it, a real kubelet with a real containerd besides. What needs none is in `tests.rs`.
 //!
 //! [`lab::on_cluster`] gives a test the cluster. It needs Linux and Go; where they are missing each test says so and passes, unless
 //! `PACKHORSE_REQUIRE_CLUSTER=1`.
@@ -10,6 +10,8 @@
 mod address;
 #[path = "cluster/audit.rs"]
 mod audit;
+#[path = "cluster/built.rs"]
+mod built;
 #[path = "cluster/checker.rs"]
 mod checker;
 #[path = "cluster/http.rs"]
@@ -22,6 +24,8 @@ mod kubelab;
 mod lab;
 #[path = "cluster/manifests.rs"]
 mod manifests;
+#[path = "cluster/node.rs"]
+mod node;
 #[path = "cluster/objects.rs"]
 mod objects;
 #[path = "cluster/pods.rs"]
@@ -37,6 +41,8 @@ mod admission;
 mod certificates;
 #[path = "cluster/conflicts.rs"]
 mod conflicts;
+#[path = "cluster/node_works.rs"]
+mod node_works;
 #[path = "cluster/packing.rs"]
 mod packing;
 #[path = "cluster/restarts.rs"]

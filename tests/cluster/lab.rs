@@ -1,5 +1,5 @@
 //! One cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes, `packhorse server` beside them,
-//! everything in `deployments/` applied. Nodes are API objects; no kubelet runs.
+//! everything in `deployments/` applied. Nodes are API objects; a test that needs a real kubelet starts one (`node.rs`).
 //!
 //! All tests share one lab, one after the other; each begins without nodes, without pods and with the default configuration. A
 //! test that fails takes the lab with it, after its logs have been shown, and the next test starts a new one.
@@ -57,7 +57,8 @@ pub(crate) struct Lab {
     pub(crate) kubeconfig: PathBuf,
     /// Who wrote what.
     pub(crate) audit: Audit,
-    kubelab: &'static Path,
+    /// The binary with Kubernetes in it.
+    pub(crate) kubelab: &'static Path,
     address: Address,
     webhook_port: u16,
     server_kubeconfig: PathBuf,
@@ -370,11 +371,13 @@ fn api_server_flags(directory: &Path, ip: Ipv4Addr, etcd: &str) -> Vec<String> {
         format!("--service-account-key-file={}", file("service-account.pub")),
         format!("--service-account-signing-key-file={}", file("service-account.key")),
         format!("--token-auth-file={}", file("tokens.csv")),
-        // No certificate of it is ever used. With a client CA the API server publishes the ConfigMap that components look for.
+        // Who signs the certificates of real kubelets. With it the API server also publishes the ConfigMap that components look for.
         format!("--client-ca-file={}", file("client-ca.crt")),
         "--authorization-mode=Node,RBAC".to_owned(),
         // Nothing would ever remove the taint from nodes that have no kubelet.
         "--disable-admission-plugins=TaintNodesByCondition".to_owned(),
+        // As kubeadm sets it: a kubelet may write its own node and its own pods only.
+        "--enable-admission-plugins=NodeRestriction".to_owned(),
         format!("--audit-policy-file={}", file("audit-policy.json")),
         format!("--audit-log-path={}", file("audit.log")),
         "--profiling=false".to_owned(),

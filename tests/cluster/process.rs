@@ -118,11 +118,14 @@ impl Component {
         .await
     }
 
+    /// Its process ID. Panics where it does not run.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, signal: &str) {
-        let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
-        let sent =
-            Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().expect("sh runs");
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id())]).status().expect("sh runs");
         assert!(sent.success(), "cannot send {signal} to {}", self.name);
     }
 
