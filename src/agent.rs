@@ -21,6 +21,7 @@
 pub mod backend;
 pub mod health;
 pub mod lock;
+pub mod options;
 pub mod pods;
 pub mod slots;
 pub mod specification;
