@@ -12,10 +12,14 @@
 mod cgroups;
 #[path = "node/kubelet.rs"]
 mod kubelet;
+#[path = "node/plugin.rs"]
+pub(crate) mod plugin;
 #[path = "node/runtime.rs"]
 mod runtime;
 #[path = "node/sight.rs"]
 mod sight;
+#[path = "node/standin.rs"]
+mod standin;
 #[path = "node/workload.rs"]
 pub(crate) mod workload;
 
@@ -32,6 +36,7 @@ use kube::api::Api;
 
 pub(crate) use runtime::Runtime;
 pub(crate) use sight::Sight;
+pub(crate) use standin::StandIns;
 
 use super::lab::Lab;
 use super::process::Component;
@@ -55,7 +60,6 @@ pub(crate) struct Node {
     pub(crate) directory: PathBuf,
     /// `/var/lib/kubelet`: has `device-plugins/` and `pod-resources/`.
     pub(crate) kubelet_dir: PathBuf,
-    #[allow(dead_code, reason = "for the agent")]
     /// The only folder in which containerd looks for CDI specifications.
     pub(crate) cdi_dir: PathBuf,
     #[allow(dead_code, reason = "for the agent")]
@@ -177,6 +181,11 @@ impl Node {
         self.containerd.run(Path::new("unshare"), &containerd_arguments(&self.directory, &self.id, self.programs));
         wait_for_containerd(&mut self.containerd).await;
         self.start_kubelet().await;
+    }
+
+    /// Device nodes that stand in for GPUs with these UUIDs. Once only.
+    pub(crate) fn stand_ins(&self, uuids: &[&str]) -> StandIns {
+        StandIns::make(self.directory.join("dev"), uuids)
     }
 
     // ---- what its containers saw ----

@@ -2,12 +2,16 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::Client;
+use packhorse::kubelet_api::device_plugin::{CdiDevice, ContainerAllocateResponse, DeviceSpec};
 use serde_json::json;
 
 use super::lab::on_cluster;
-use super::node::{Node, Runtime, Sight, workload};
+use super::node::plugin::Plugin;
+use super::node::{Node, Runtime, Sight, StandIns, workload};
 use super::{pods, wait};
 
+/// A name that Packhorse has nothing to do with.
+const RESOURCE: &str = "test.example/card";
 const BOTH: [Runtime; 2] = [Runtime::Containerd16, Runtime::Containerd22];
 
 fn status_of<'pod>(pod: &'pod Pod, container: &str) -> Option<&'pod ContainerStatus> {
@@ -90,5 +94,77 @@ fn init_containers_sidecars_and_crashes_leave_a_record_each() {
         assert!(order.len() >= 6 && order[3..].iter().all(|&name| name == "main"), "{order:?}");
         assert!(records.iter().all(|sight| Some(sight.pod_uid()) == pod.metadata.uid.as_deref()));
         assert!(node.output(&namespace, "kinds", "main").len() >= 3, "the logs of crashed containers are kept");
+    });
+}
+
+#[test]
+fn stand_ins_of_gpus_are_seen_by_their_numbers() {
+    on_cluster(async |lab| {
+        if !Runtime::Containerd16.is_here() {
+            return;
+        }
+        let node = Node::start(lab, "real", Runtime::Containerd16, &[]).await;
+        let stand_ins = node.stand_ins(&["GPU-a", "GPU-b"]);
+        let host_path = stand_ins.host_path("GPU-b").display().to_string();
+        // As the device plugin API hands nodes out where there is no CDI.
+        let answer = move |_: &[String]| ContainerAllocateResponse {
+            devices: vec![DeviceSpec {
+                container_path: "/dev/nvidia1".to_owned(),
+                host_path: host_path.clone(),
+                permissions: "rw".to_owned(),
+            }],
+            ..Default::default()
+        };
+        let _plugin = Plugin::register(&node, RESOURCE, &["any"], Box::new(answer)).await;
+
+        let namespace = lab.namespace("stand-ins", json!({})).await;
+        let main = workload::container("main", &["sleep"], &json!({RESOURCE: 1}));
+        pods::create(&lab.client, &namespace, &workload::pod(&node, "one", &[], &[main])).await;
+        running(&lab.client, &namespace, "one", "main", 0).await;
+        let seen = node.output(&namespace, "one", "main");
+        assert_eq!(seen[0].devices, [("/dev/nvidia1".to_owned(), "195:1".to_owned())].into());
+    });
+}
+
+#[test]
+fn a_cdi_specification_gives_exactly_its_devices_and_wins_over_the_images_environment() {
+    on_cluster(async |lab| {
+        if !Runtime::Containerd22.is_here() {
+            return;
+        }
+        let node = Node::start(lab, "real", Runtime::Containerd22, &[]).await;
+        let uuids = ["GPU-a", "GPU-b", "GPU-c"];
+        let stand_ins = node.stand_ins(&uuids);
+        stand_ins.write_specification(&node.cdi_dir);
+        let answer = |ids: &[String]| ContainerAllocateResponse {
+            cdi_devices: ids.iter().map(|id| CdiDevice { name: format!("nvidia.com/gpu={id}") }).collect(),
+            ..Default::default()
+        };
+        let _plugin = Plugin::register(&node, RESOURCE, &uuids, Box::new(answer)).await;
+
+        let namespace = lab.namespace("cdi", json!({})).await;
+        let main = workload::container("main", &["sleep"], &json!({RESOURCE: 1}));
+        let beside = workload::container("beside", &["sleep"], &json!({}));
+        for name in uuids.map(str::to_lowercase) {
+            let pod = workload::pod(&node, &name, &[], &[main.clone(), beside.clone()]);
+            pods::create(&lab.client, &namespace, &pod).await;
+        }
+        let mut cards = Vec::new();
+        for name in uuids.map(str::to_lowercase) {
+            running(&lab.client, &namespace, &name, "main", 0).await;
+            running(&lab.client, &namespace, &name, "beside", 0).await;
+            let seen = node.output(&namespace, &name, "main").remove(0);
+            assert_eq!(seen.visible_devices(), Some("void"));
+            let mut devices = seen.devices;
+            for (path, number) in StandIns::common() {
+                assert_eq!(devices.remove(&path), Some(number), "{path}");
+            }
+            assert_eq!(devices.len(), 1, "{devices:?}");
+            cards.extend(devices);
+            assert!(node.output(&namespace, &name, "beside")[0].devices.is_empty());
+        }
+        cards.sort();
+        let expected = uuids.map(|uuid| (stand_ins.path(uuid), stand_ins.number(uuid)));
+        assert_eq!(cards, expected, "each card went to one container");
     });
 }
