@@ -6,6 +6,7 @@ mod demo;
 mod extender;
 mod hami;
 mod ledger;
+mod nvml;
 mod protos;
 mod requests;
 mod server;

@@ -5,6 +5,7 @@
 //! caller keeps the last good state.
 
 pub mod fake;
+pub mod nvml;
 
 use std::fmt::Debug;
 use std::sync::Arc;

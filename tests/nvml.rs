@@ -1,0 +1,11 @@
+//! The NVML backend against a stand-in for NVIDIA's library (`nvml/library.rs`), loaded as the real one is. No GPU is needed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests panic as the tests do")]
+
+mod discovery;
+mod events;
+mod fake;
+mod lifecycle;
+mod links;
+mod mig;
+mod probes;
