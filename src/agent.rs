@@ -20,8 +20,10 @@
 
 pub mod backend;
 pub mod health;
+pub mod identity;
 pub mod lock;
 pub mod options;
+pub mod pins;
 pub mod pods;
 pub mod slots;
 pub mod specification;
