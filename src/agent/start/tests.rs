@@ -1,0 +1,1 @@
+//! Verdicts of the check, case by case.
