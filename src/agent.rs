@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`backend`] | where devices come from: NVML, or a topology file |
 //! | [`health`], [`devices`] | what state each device is in; the one writer of [`view::NodeView`] |
+//! | [`events`] | what people read of it: Kubernetes Events about the node and its pods |
 //! | [`pods`] | the pods of this node, by watch |
 //! | [`standing`] | whether the agent is ready, whom it refused, who uses a device uninvited |
 //! | [`publish`], [`labels`] | the Node object: inventory, totals, start-up taint, labels |
@@ -20,6 +21,8 @@
 
 pub mod backend;
 pub mod foreign;
+pub mod devices;
+pub mod events;
 pub mod health;
 pub mod identity;
 pub mod lock;

@@ -14,7 +14,7 @@ pub enum MigStrategy {
     /// MIG instances are published and never handed out.
     #[default]
     None,
-    /// `nvidia.com/gpu` means MIG instances, all of one profile.
+    /// `nvidia.com/gpu` means MIG instances, all of one profile; on a node without any card in MIG mode, cards.
     Single,
     /// `nvidia.com/mig-<profile>` beside `nvidia.com/gpu` for cards without MIG.
     Mixed,
@@ -66,9 +66,11 @@ impl NodeView {
     /// A `+` of a profile is a `.` in the resource's name, as in NVIDIA's plugin.
     pub fn resource_of(&self, device: &Device) -> Option<String> {
         match (&device.mig, self.mig_strategy) {
-            (None, MigStrategy::None | MigStrategy::Mixed) | (Some(_), MigStrategy::Single) => Some(GPU.to_owned()),
+            // Under `single` a node without any card in MIG mode hands out its cards, as with NVIDIA's plugin; a node with some of
+            // each publishes no devices at all.
+            (None, _) | (Some(_), MigStrategy::Single) => Some(GPU.to_owned()),
             (Some(mig), MigStrategy::Mixed) => Some(format!("nvidia.com/mig-{}", mig.profile.0.replace('+', "."))),
-            (None, MigStrategy::Single) | (Some(_), MigStrategy::None) => None,
+            (Some(_), MigStrategy::None) => None,
         }
     }
 

@@ -297,7 +297,7 @@ impl Facts {
             per_core: part(f32::from(device.cores)),
             cores: device.cores,
             slots: device.slots,
-            enforcement: if device.mig.is_some() { Enforcement::Mig } else { device.enforcement },
+            enforcement: device.enforcement,
             foreign: device.foreign.is_some(),
             healthy: device.health == Health::Healthy,
             instance: device.mig.is_some(),

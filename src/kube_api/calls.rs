@@ -1,5 +1,5 @@
-//! The few calls that the extender makes to the API server: bind, look a pod up, nominate, evict, write an Event; and the agent's
-//! question for a pod, or for those of its node.
+//! The few calls that extender and agent make to the API server: bind, look a pod up, nominate, evict, write an Event; and the
+//! agent's question for the pods of its node.
 //!
 //! Each is one HTTP request with a deadline, which is not repeated here: whoever calls knows what a repetition would mean. (A client
 //! that itself repeats what was answered with 429, 503 or 504 does no harm: every call has the UID as precondition, and a second
@@ -92,6 +92,21 @@ struct KindLabel {
     kind: &'static str,
 }
 
+/// What an Event about a node says.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeEvent<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// `Normal` or `Warning`.
+    pub kind: &'a str,
+    /// One CamelCase word.
+    pub reason: &'a str,
+    /// What Packhorse did, one CamelCase word.
+    pub action: &'a str,
+    /// A sentence for people.
+    pub note: &'a str,
+}
+
 /// Counts and durations of API calls.
 #[derive(Debug, Clone)]
 pub struct CallMetrics {
@@ -124,6 +139,8 @@ pub struct Calls {
     client: kube::Client,
     timeout: Duration,
     metrics: CallMetrics,
+    /// Who writes Events: the part of Packhorse, and which one of its kind.
+    reporter: (&'static str, Arc<str>),
 }
 
 impl std::fmt::Debug for Calls {
@@ -135,7 +152,14 @@ impl std::fmt::Debug for Calls {
 impl Calls {
     /// `timeout` bounds each single call.
     pub fn new(client: kube::Client, timeout: Duration, metrics: CallMetrics) -> Self {
-        Self { client, timeout, metrics }
+        let instance = std::env::var("HOSTNAME").unwrap_or_else(|_| "packhorse-server".to_owned());
+        Self { client, timeout, metrics, reporter: ("packhorse.dev/server", instance.into()) }
+    }
+
+    /// The same calls, of the agent on `node`: Events name it.
+    #[must_use]
+    pub fn of_agent(&self, node: &str) -> Self {
+        Self { reporter: ("packhorse.dev/agent", node.into()), ..self.clone() }
     }
 
     /// The counters.
@@ -219,25 +243,45 @@ impl Calls {
     /// # Errors
     /// See [`CallError`].
     pub async fn event(&self, event: &PodEvent<'_>) -> Result<(), CallError> {
-        let now = format!("{:.6}", jiff::Timestamp::now());
+        let regarding = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "namespace": event.namespace, "name": event.name, "uid": event.uid,
+        });
+        self.write_event(event.namespace, regarding, [event.kind, event.reason, event.action, event.note]).await
+    }
+
+    /// Writes an Event about a node. Like the kubelet it writes the node's name for its UID, by which `kubectl describe node`
+    /// finds it, into the namespace `default`, where Events of objects without a namespace belong.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn node_event(&self, event: &NodeEvent<'_>) -> Result<(), CallError> {
+        let regarding = json!({"apiVersion": "v1", "kind": "Node", "name": event.node, "uid": event.node});
+        self.write_event("default", regarding, [event.kind, event.reason, event.action, event.note]).await
+    }
+
+    async fn write_event(
+        &self,
+        namespace: &str,
+        regarding: serde_json::Value,
+        [kind, reason, action, note]: [&str; 4],
+    ) -> Result<(), CallError> {
+        let (controller, instance) = &self.reporter;
         let body = json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             // A constant: a long pod name with anything behind it would be too long.
-            "metadata": {"generateName": "packhorse-", "namespace": event.namespace},
-            "eventTime": now,
-            "reportingController": "packhorse.dev/server",
-            "reportingInstance": std::env::var("HOSTNAME").unwrap_or_else(|_| "packhorse-server".to_owned()),
-            "type": event.kind,
-            "reason": event.reason,
-            "action": event.action,
-            "note": event.note,
-            "regarding": {
-                "apiVersion": "v1", "kind": "Pod",
-                "namespace": event.namespace, "name": event.name, "uid": event.uid,
-            },
+            "metadata": {"generateName": "packhorse-", "namespace": namespace},
+            "eventTime": format!("{:.6}", jiff::Timestamp::now()),
+            "reportingController": controller,
+            "reportingInstance": &**instance,
+            "type": kind,
+            "reason": reason,
+            "action": action,
+            "note": note,
+            "regarding": regarding,
         });
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", segment(event.namespace));
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", segment(namespace));
         self.send("event", Method::POST, &path, "application/json", &body).await.map(drop)
     }
 
