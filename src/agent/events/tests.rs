@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::agent::devices::HealthChange;
-use crate::agent::pods::Pods;
+use crate::agent::pods::{Origin, Pods};
 use crate::demo::api_server::{self, ApiServer, Match};
 use crate::gpu::allocation::{Allocation, ContainerAllocation, Share};
 use crate::gpu::device::{Enforcement, Health};
@@ -63,6 +63,7 @@ fn pod(name: &str, device: &str) -> NodePod {
         deleting: false,
         created: String::new(),
         containers: Vec::new(),
+        origin: Origin::Packhorse,
         request: Err(String::new()),
         allocation: Some(Ok(Allocation {
             containers: vec![ContainerAllocation { name: "main".into(), shares: vec![share] }],
