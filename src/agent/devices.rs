@@ -325,7 +325,7 @@ impl Devices {
             if self.calls.contains_key(&call) && !self.late.contains(&call) {
                 self.outdated.insert(call);
             } else {
-                self.probe(card, now);
+                self.probe(&card, now);
             }
         }
         changes
@@ -372,7 +372,7 @@ impl Devices {
         self.probes_due.retain(|card, _| there.contains(card));
         for card in there {
             if !self.probes_due.contains_key(&card) {
-                self.probe(card, now);
+                self.probe(&card, now);
             }
         }
         changes
@@ -396,20 +396,20 @@ impl Devices {
         let present = self.roster.cards().iter().filter(|known| !known.gone).map(|known| &known.card.uuid);
         let due: Vec<_> = present.filter(|c| self.probes_due.get(*c).is_none_or(|due| *due <= now)).cloned().collect();
         for card in due {
-            self.probe(card, now);
+            self.probe(&card, now);
         }
         self.publish();
     }
 
     /// Asks a card how it is.
-    fn probe(&mut self, card: Arc<str>, now: Instant) {
-        let call = Call::Probe(Arc::clone(&card));
+    fn probe(&mut self, card: &Arc<str>, now: Instant) {
+        let call = Call::Probe(Arc::clone(card));
         if !self.settings.checks.probes() {
             // Nobody wants to know: what is there is well.
-            let changes = self.probed(&card, &Probe::Well, now);
+            let changes = self.probed(card, &Probe::Well, now);
             self.publish_changes(&changes);
         } else if self.late.contains(&call) {
-            let changes = self.probed(&card, &self.no_answer(), now);
+            let changes = self.probed(card, &self.no_answer(), now);
             self.publish_changes(&changes);
         } else {
             self.ask(call);

@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Stub {
     found: Mutex<Result<Discovery, BackendError>>,
     probes: Mutex<HashMap<String, Probe>>,
-    /// Held by a test while these calls shall not return.
-    hung: Mutex<HashMap<Call, Arc<Mutex<()>>>>,
+    /// Calls that return when the test's end of the channel is dropped.
+    hung: Mutex<HashMap<Call, Arc<Mutex<blocking::Receiver<()>>>>>,
     events: Mutex<blocking::Receiver<Event>>,
 }
 
@@ -33,15 +33,18 @@ impl Backend for Stub {
     }
 
     fn probe(&self, card: &str) -> Probe {
+        let answer = self.probes.lock().unwrap().get(card).cloned().unwrap_or(Probe::Well);
         self.wait(&Call::Probe(card.into()));
-        self.probes.lock().unwrap().get(card).cloned().unwrap_or(Probe::Well)
+        answer
     }
 }
 
 impl Stub {
     fn wait(&self, call: &Call) {
         let gate = self.hung.lock().unwrap().get(call).cloned();
-        drop(gate.as_ref().map(|gate| gate.lock().unwrap()));
+        if let Some(gate) = gate {
+            gate.lock().unwrap().recv().unwrap_err();
+        }
     }
 }
 
@@ -114,11 +117,11 @@ impl World {
         *state = found.map(|cards| Discovery { cards, ..Discovery::default() });
     }
 
-    /// Calls hang until the gate's lock is given back.
-    fn hang(&self, call: Call) -> Arc<Mutex<()>> {
-        let gate = Arc::new(Mutex::new(()));
-        self.stub.hung.lock().unwrap().insert(call, Arc::clone(&gate));
-        gate
+    /// Calls hang until what is returned is dropped.
+    fn hang(&self, call: Call) -> blocking::Sender<()> {
+        let (held, gate) = blocking::channel();
+        self.stub.hung.lock().unwrap().insert(call, Arc::new(Mutex::new(gate)));
+        held
     }
 
     fn series(&self, name: &str) -> String {
@@ -281,8 +284,7 @@ async fn an_event_of_no_card_takes_out_only_those_that_are_not_well() {
 async fn a_card_whose_probe_hangs_is_ill_and_holds_up_no_other() {
     let world = World::new(vec![card(0), card(1)]);
     let mut running = world.run().await;
-    let gate = world.hang(Call::Probe("GPU-0".into()));
-    let held = gate.lock().unwrap();
+    let held = world.hang(Call::Probe("GPU-0".into()));
     running.until_health("GPU-0", Health::Unhealthy).await;
     world.happens(on("GPU-1"), EventKind::Lost);
     running.until_health("GPU-1", Health::Unhealthy).await;
@@ -297,8 +299,7 @@ async fn a_card_whose_probe_hangs_is_ill_and_holds_up_no_other() {
 async fn a_discovery_that_hangs_keeps_no_event_waiting() {
     let world = World::new(vec![card(0)]);
     let mut running = world.run().await;
-    let gate = world.hang(Call::Discover);
-    let held = gate.lock().unwrap();
+    let held = world.hang(Call::Discover);
     world.happens(Subject::Node, EventKind::Changed);
     world.happens(on("GPU-0"), EventKind::Lost);
     running.until_health("GPU-0", Health::Unhealthy).await;
@@ -311,11 +312,12 @@ async fn a_discovery_that_hangs_keeps_no_event_waiting() {
 async fn what_a_probe_saw_before_the_recovery_does_not_count() {
     let mut world = World::new(vec![card(0)]);
     world.settings.probe_limit = PATIENCE;
+    // No other way back within the test.
+    world.settings.health.quiet = Duration::from_secs(600);
     let mut running = world.run().await;
     world.answers("GPU-0", lost());
-    let gate = world.hang(Call::Probe("GPU-0".into()));
+    let held = world.hang(Call::Probe("GPU-0".into()));
     // The probe under way has the old answer; it is given after the event.
-    let held = gate.lock().unwrap();
     world.happens(on("GPU-0"), EventKind::Lost);
     running.until_health("GPU-0", Health::Unhealthy).await;
     world.happens(on("GPU-0"), EventKind::Recovered);
@@ -410,8 +412,7 @@ async fn without_a_driver_the_agent_ends_or_waits_for_one() {
 #[tokio::test]
 async fn a_driver_that_does_not_answer_at_the_start_is_no_deadlock() {
     let mut world = World::new(vec![card(0)]);
-    let gate = world.hang(Call::Discover);
-    let held = gate.lock().unwrap();
+    let held = world.hang(Call::Discover);
     assert!(matches!(world.devices().await, Err(StartError::Late(_))));
     world.settings.fail_on_init_error = false;
     let mut running = world.run().await;
