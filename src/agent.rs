@@ -20,9 +20,9 @@
 //! waits for the network; `PreStartContainer` may, and refuses where it cannot be sure.
 
 pub mod backend;
-pub mod foreign;
 pub mod devices;
 pub mod events;
+pub mod foreign;
 pub mod health;
 pub mod identity;
 pub mod lock;
