@@ -14,6 +14,8 @@ mod cgroups;
 mod kubelet;
 #[path = "node/plugin.rs"]
 pub(crate) mod plugin;
+#[path = "node/processes.rs"]
+mod processes;
 #[path = "node/runtime.rs"]
 mod runtime;
 #[path = "node/sight.rs"]
@@ -33,6 +35,8 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
 use kube::api::Api;
+use packhorse::kubelet_api::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
+use packhorse::kubelet_api::pod_resources::{ListPodResourcesRequest, PodResources};
 
 pub(crate) use runtime::Runtime;
 pub(crate) use sight::Sight;
@@ -168,11 +172,12 @@ impl Node {
     // ---- the machine ----
 
     /// Ends everything that runs on the node at once, as a loss of power would.
-    pub(crate) async fn power_off(&mut self) {
+    pub(crate) fn power_off(&mut self) {
         self.kubelet.kill();
-        let first = first_process(&self.containerd);
+        let processes = self.processes();
         self.containerd.kill();
-        wait::until("the node's processes to end", 20, async || (!alive(&first)).then_some(())).await;
+        let remaining = processes::remaining(processes);
+        assert!(remaining.is_empty(), "processes of node {} do not end: {remaining:?}", self.name);
         cgroups::remove(&self.id);
     }
 
@@ -188,6 +193,11 @@ impl Node {
         StandIns::make(self.directory.join("dev"), uuids)
     }
 
+    /// All that runs on it but the kubelet: containerd, its shims, containers; as the machine numbers them.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        processes::descendants(self.containerd.id())
+    }
+
     // ---- what its containers saw ----
 
     /// All starts of one container that its logs still tell of, oldest first.
@@ -198,6 +208,14 @@ impl Node {
     /// All starts of all containers of [`workload::pod`]s, oldest first; those of deleted pods as well.
     pub(crate) fn records(&self) -> Vec<Sight> {
         sight::records(&self.records_dir)
+    }
+
+    /// What the kubelet says it has given out, as monitoring asks it.
+    pub(crate) async fn pod_resources(&self) -> Vec<PodResources> {
+        let socket = format!("unix://{}", self.kubelet_dir.join("pod-resources/kubelet.sock").display());
+        let mut kubelet = PodResourcesListerClient::connect(socket).await.expect("the kubelet listens");
+        let answer = kubelet.list(ListPodResourcesRequest {}).await.expect("the kubelet lists");
+        answer.into_inner().pod_resources
     }
 
     // ---- starting ----
@@ -238,7 +256,11 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kubelet.kill();
-        self.containerd.kill();
+        if self.containerd.runs() {
+            let processes = self.processes();
+            self.containerd.kill();
+            processes::remaining(processes);
+        }
         cgroups::remove(&self.id);
         // Both are swept later where they cannot be removed now.
         let _ = fs::remove_file(&self.directory);
@@ -298,15 +320,4 @@ async fn wait_for_containerd(containerd: &mut Component) {
         UnixStream::connect(format!("/proc/{}/root/run/containerd/containerd.sock", containerd.id())).ok()
     })
     .await;
-}
-
-/// Of containerd's PID namespace, as the machine numbers it.
-fn first_process(containerd: &Component) -> String {
-    let id = containerd.id();
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("the kernel lists children");
-    children.split_whitespace().next().expect("a first process").to_owned()
-}
-
-fn alive(process: &str) -> bool {
-    Path::new("/proc").join(process).exists()
 }

@@ -1,5 +1,7 @@
 //! The real node of the tests itself, with both versions of containerd: pods run on it, say what they see, and outlive their kubelet.
 
+use std::path::Path;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::Client;
 use packhorse::kubelet_api::device_plugin::{CdiDevice, ContainerAllocateResponse, DeviceSpec};
@@ -62,7 +64,7 @@ fn a_pod_runs_says_what_it_sees_and_outlives_the_kubelet() {
             assert_eq!(running(&lab.client, &namespace, "plain", "main", 0).await, id);
             assert_eq!(node.records().len(), 1);
 
-            node.power_off().await;
+            node.power_off();
             node.power_on().await;
             assert_ne!(running(&lab.client, &namespace, "plain", "main", 1).await, id);
             assert_eq!(node.records().len(), 2, "{}", node.kubelet_log());
@@ -123,6 +125,13 @@ fn stand_ins_of_gpus_are_seen_by_their_numbers() {
         running(&lab.client, &namespace, "one", "main", 0).await;
         let seen = node.output(&namespace, "one", "main");
         assert_eq!(seen[0].devices, [("/dev/nvidia1".to_owned(), "195:1".to_owned())].into());
+        let given = node.pod_resources().await;
+        assert_eq!(given.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["one"]);
+        let devices = &given[0].containers[0].devices;
+        assert_eq!(
+            (devices[0].resource_name.as_str(), &devices[0].device_ids[..]),
+            (RESOURCE, &["any".to_owned()][..])
+        );
     });
 }
 
@@ -166,5 +175,37 @@ fn a_cdi_specification_gives_exactly_its_devices_and_wins_over_the_images_enviro
         cards.sort();
         let expected = uuids.map(|uuid| (stand_ins.path(uuid), stand_ins.number(uuid)));
         assert_eq!(cards, expected, "each card went to one container");
+    });
+}
+
+#[test]
+fn two_nodes_run_side_by_side_and_one_that_goes_leaves_nothing() {
+    on_cluster(async |lab| {
+        if !BOTH.into_iter().all(Runtime::is_here) {
+            return;
+        }
+        let stays = Node::start(lab, "stays", Runtime::Containerd22, &[]).await;
+        let goes = Node::start(lab, "goes", Runtime::Containerd16, &[]).await;
+        let namespace = lab.namespace("two", json!({})).await;
+        let main = workload::container("main", &["sleep"], &json!({}));
+        for node in [&stays, &goes] {
+            let pod = workload::pod(node, &node.name, &[], std::slice::from_ref(&main));
+            pods::create(&lab.client, &namespace, &pod).await;
+        }
+        let id = running(&lab.client, &namespace, "stays", "main", 0).await;
+        running(&lab.client, &namespace, "goes", "main", 0).await;
+        assert_eq!((stays.records().len(), goes.records().len()), (1, 1));
+
+        let (directory, processes) = (goes.directory.clone(), goes.processes());
+        // unshare, sh, containerd, shim, sandbox, container.
+        assert!(processes.len() >= 6, "{processes:?}");
+        drop(goes);
+        let left: Vec<_> = processes.into_iter().filter(|id| Path::new("/proc").join(id).exists()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(!directory.exists());
+        assert!(
+            !Path::new("/sys/fs/cgroup/memory/packhorse-lab").join(directory.file_name().expect("a name")).exists()
+        );
+        assert_eq!(running(&lab.client, &namespace, "stays", "main", 0).await, id);
     });
 }

@@ -118,6 +118,11 @@ impl Component {
         .await
     }
 
+    /// Whether it was started and not ended since.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Its process ID. Panics where it does not run.
     pub(crate) fn id(&self) -> u32 {
         self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
