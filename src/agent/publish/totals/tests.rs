@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::agent::pods::NodePod;
+use crate::agent::pods::{NodePod, Origin};
 use crate::gpu::device::{Device, Enforcement, Health, MigInstance};
 use crate::gpu::request::{MigProfile, PodRequest};
 
@@ -43,6 +43,7 @@ fn pod(uid: &str, totals: (u64, u64), ended: bool) -> NodePod {
         deleting: false,
         created: String::new(),
         containers: Vec::new(),
+        origin: Origin::Packhorse,
         request: Ok(PodRequest::default()),
         allocation: None,
         totals,
