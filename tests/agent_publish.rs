@@ -1,6 +1,11 @@
 //! The agent's writes to its Node object, against an HTTP API server that fails on purpose. What only the real one knows, owners of
 //! fields and who may write, is in `cluster/agent_node.rs`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; the lint spares only the test functions themselves"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

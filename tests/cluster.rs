@@ -37,6 +37,8 @@ mod wait;
 
 #[path = "cluster/admission.rs"]
 mod admission;
+#[path = "cluster/agent_node.rs"]
+mod agent_node;
 #[path = "cluster/certificates.rs"]
 mod certificates;
 #[path = "cluster/conflicts.rs"]
