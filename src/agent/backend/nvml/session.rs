@@ -54,7 +54,14 @@ impl Session {
         let driver_cards = host.driver_cards();
         let mut library = load(settings)?;
         library.initialise().map_err(CallError::of_node)?;
-        Ok(Self { library, host, driver_cards, roster: Mutex::default(), watch: Mutex::default() })
+        let session = Self { library, host, driver_cards, roster: Mutex::default(), watch: Mutex::default() };
+        // Before anybody else sees the session: a probe must find its card, and no event be missed.
+        for index in 0..session.library.count().map_err(CallError::of_node)? {
+            // The discovery that follows says what is wrong with a card.
+            let _ = session.identify(index);
+        }
+        session.refresh_registrations();
+        Ok(session)
     }
 
     /// Whether it is of no use any more: the driver is gone or another, or has other cards than NVML knows of.
@@ -84,25 +91,27 @@ impl Session {
         links::fill(&self.library, &mut cards);
         discovery.cards = cards.into_iter().map(|(card, _)| card).collect();
         discovery.cards.sort_by(|a, b| (&a.pci, &a.uuid).cmp(&(&b.pci, &b.uuid)));
-        self.roster().generation += 1;
-        self.register_if_nobody_waits();
+        self.refresh_registrations();
         Ok(discovery)
     }
 
     fn read(&self, index: u32, unreadable: &mut Vec<String>) -> Result<(Card, Device), CallError> {
-        let device = self.library.device(index)?;
-        let uuid: Arc<str> = self.library.uuid(device)?.into();
-        let known = Known { uuid: Arc::clone(&uuid), index, device, lost: false };
-        {
-            let mut roster = self.roster();
-            roster.cards.retain(|card| card.uuid != uuid);
-            roster.cards.push(known);
-        }
+        let (device, uuid) = self.identify(index)?;
         let card = card::read(&self.library, &self.host, device, index, &uuid, unreadable);
         if card.as_ref().is_err_and(CallError::is_lost) {
             self.mark_lost(&uuid);
         }
         Ok((card?, device))
+    }
+
+    /// Takes a card into the roster, as not lost.
+    fn identify(&self, index: u32) -> Result<(Device, Arc<str>), CallError> {
+        let device = self.library.device(index)?;
+        let uuid: Arc<str> = self.library.uuid(device)?.into();
+        let mut roster = self.roster();
+        roster.cards.retain(|card| card.uuid != uuid);
+        roster.cards.push(Known { uuid: Arc::clone(&uuid), index, device, lost: false });
+        Ok((device, uuid))
     }
 
     /// How people call a card that cannot be read.
@@ -152,6 +161,12 @@ impl Session {
 
     pub(super) fn known(&self) -> Vec<Known> {
         self.roster().cards.clone()
+    }
+
+    /// The cards may be others now: whose events are waited for follows at once, or before the next wait.
+    fn refresh_registrations(&self) {
+        self.roster().generation += 1;
+        self.register_if_nobody_waits();
     }
 
     pub(super) fn generation(&self) -> u64 {
