@@ -5,6 +5,7 @@
 mod discovery;
 mod events;
 mod fake;
+mod hardware;
 mod lifecycle;
 mod links;
 mod mig;

@@ -1,0 +1,43 @@
+//! The same code on a real GPU, against what `nvidia-smi` says. Only on request, where there is one:
+//! `cargo test --test packhorse nvml::hardware -- --ignored --nocapture` prints the inventory.
+
+use std::process::Command;
+use std::time::Duration;
+
+use packhorse::agent::backend::nvml::{Nvml, Settings};
+use packhorse::agent::backend::{Backend as _, Probe};
+
+use super::fake::discover;
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with its driver"]
+fn reads_this_machine_as_nvidia_smi_does() {
+    let output = Command::new("nvidia-smi")
+        .args(["--query-gpu=uuid,index,name,pci.bus_id,memory.total,driver_version", "--format=csv,noheader,nounits"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let listed = String::from_utf8(output.stdout).unwrap();
+
+    let nvml = Nvml::new(Settings::default());
+    let found = discover(&nvml);
+    println!("{found:#?}");
+    assert_eq!(found.unreadable, Vec::<String>::new());
+    assert_eq!(found.cards.len(), listed.lines().count());
+    for line in listed.lines() {
+        let [uuid, index, name, pci, memory, driver] = line.split(", ").collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let card = found.cards.iter().find(|card| &*card.uuid == uuid).unwrap();
+        assert_eq!((card.index.to_string().as_str(), &*card.model, found.driver.as_str()), (index, name, driver));
+        // NVIDIA writes eight digits of the domain, the kernel at least four.
+        assert!(pci.to_lowercase().ends_with(&*card.pci), "{pci} and {}", card.pci);
+        assert!(std::path::Path::new("/sys/bus/pci/devices").join(&*card.pci).exists(), "{}", card.pci);
+        assert_eq!(card.memory.to_string(), memory);
+        assert_eq!(nvml.probe(uuid), Probe::Well);
+    }
+    assert_eq!(nvml.next_event(Duration::from_secs(1)), Ok(None));
+    // Loading and unloading the real library again must do no harm.
+    drop(nvml);
+    assert_eq!(discover(&Nvml::new(Settings::default())), found);
+}
