@@ -29,6 +29,7 @@ pub mod labels;
 pub mod lock;
 pub mod options;
 pub mod pins;
+pub mod plugin;
 pub mod pods;
 pub mod publish;
 pub mod slots;

@@ -18,6 +18,7 @@ mod intro;
 mod kubelet;
 mod latency;
 mod news;
+pub mod node_kubelet;
 mod observer;
 mod parts;
 pub(crate) mod random;

@@ -64,10 +64,25 @@ impl NodePod {
     }
 }
 
+/// Pods by UID, each with its place in the order of arrival.
+#[derive(Debug, Default)]
+struct Known {
+    by_uid: HashMap<Arc<str>, (u64, Arc<NodePod>)>,
+    next: u64,
+}
+
+impl Known {
+    fn insert(&mut self, pod: NodePod) {
+        let arrival = self.by_uid.get(&pod.uid).map_or(self.next, |(arrival, _)| *arrival);
+        self.next += 1;
+        self.by_uid.insert(Arc::clone(&pod.uid), (arrival, Arc::new(pod)));
+    }
+}
+
 /// All pods of this node, by UID.
 #[derive(Debug)]
 pub struct Pods {
-    pods: Mutex<HashMap<Arc<str>, Arc<NodePod>>>,
+    pods: Mutex<Known>,
     /// Counts changes; 0 until the first list is complete.
     version: watch::Sender<u64>,
 }
@@ -81,12 +96,15 @@ impl Default for Pods {
 impl Pods {
     /// The pod of that UID, if the watch has told of it.
     pub fn get(&self, uid: &str) -> Option<Arc<NodePod>> {
-        self.lock().get(uid).cloned()
+        self.lock().by_uid.get(uid).map(|(_, pod)| Arc::clone(pod))
     }
 
-    /// All of them, in no order.
+    /// All of them, in the order in which they were first told of: that in which the kubelet is told of them too. Those that came
+    /// with one list are in order of age.
     pub fn list(&self) -> Vec<Arc<NodePod>> {
-        self.lock().values().cloned().collect()
+        let mut pods: Vec<_> = self.lock().by_uid.values().cloned().collect();
+        pods.sort_unstable_by_key(|(arrival, _)| *arrival);
+        pods.into_iter().map(|(_, pod)| pod).collect()
     }
 
     /// Whether the first list is complete.
@@ -101,20 +119,25 @@ impl Pods {
 
     /// A new or changed pod.
     pub fn apply(&self, pod: NodePod) {
-        self.lock().insert(Arc::clone(&pod.uid), Arc::new(pod));
+        self.lock().insert(pod);
         self.changed();
     }
 
     /// A pod that is gone from the API server.
     pub fn remove(&self, uid: &str) {
-        if self.lock().remove(uid).is_some() {
+        if self.lock().by_uid.remove(uid).is_some() {
             self.changed();
         }
     }
 
     /// All pods there are: a complete list.
     pub fn replace(&self, pods: impl IntoIterator<Item = NodePod>) {
-        *self.lock() = pods.into_iter().map(|pod| (Arc::clone(&pod.uid), Arc::new(pod))).collect();
+        let mut pods: Vec<NodePod> = pods.into_iter().collect();
+        pods.sort_by(|a, b| (&a.created, &a.uid).cmp(&(&b.created, &b.uid)));
+        let mut known = self.lock();
+        known.by_uid.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+        pods.into_iter().for_each(|pod| known.insert(pod));
+        drop(known);
         self.version.send_modify(|version| *version += 1);
     }
 
@@ -127,7 +150,7 @@ impl Pods {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Arc<NodePod>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         // Every change is one call on the map: it is whole even if its caller panicked.
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
