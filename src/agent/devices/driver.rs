@@ -1,6 +1,7 @@
 //! Calls to the backend, none of which may stall the owner: a driver in trouble answers after minutes or never. Each runs on a
 //! thread for blocking work and has a deadline; after it the call goes on alone, and nobody asks the same again until it has ended.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -76,7 +77,7 @@ impl Driver {
             drop(permit);
             let told = match in_time {
                 Ok(Ok(answer)) => answers.send(answer).await,
-                Ok(Err(panic)) => answers.send(panicked(call, &panic)).await,
+                Ok(Err(_)) => answers.send(panicked(call)).await,
                 Err(_) => {
                     if answers.send(Answer::Late(call.clone())).await.is_ok() {
                         // Its answer is too old to count.
@@ -109,7 +110,9 @@ impl Driver {
         let thread = move || {
             let mut failures = 0_u32;
             while !stopped.load(Ordering::Relaxed) {
-                let answer = match backend.next_event(WAIT) {
+                // Without this thread no event would ever be heard again. A backend keeps no state half changed.
+                let waited = catch_unwind(AssertUnwindSafe(|| backend.next_event(WAIT)));
+                let answer = match waited.unwrap_or_else(|_| Err(inside("waiting for events"))) {
                     Ok(None) => {
                         failures = 0;
                         continue;
@@ -140,14 +143,16 @@ impl Drop for Driver {
     }
 }
 
-fn panicked(call: Call, panic: &tokio::task::JoinError) -> Answer {
-    let reason = format!("the call failed inside: {panic}");
+fn panicked(call: Call) -> Answer {
     match call {
-        Call::Discover => {
-            Answer::Discovered(Err(BackendError::Failed { call: "discovery".to_owned(), device: None, reason }))
-        }
-        Call::Probe(card) => Answer::Probed(card, Probe::Ill(reason)),
+        Call::Discover => Answer::Discovered(Err(inside("discovery"))),
+        Call::Probe(card) => Answer::Probed(card, Probe::Ill(inside("the probe").to_string())),
     }
+}
+
+/// The panic itself is in the log.
+fn inside(call: &str) -> BackendError {
+    BackendError::Failed { call: call.to_owned(), device: None, reason: "panicked".to_owned() }
 }
 
 /// Nothing after the first failure: a topology file tells of its damage once, and the driver may be well the next moment.
