@@ -226,6 +226,3 @@ impl Starter for Start {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
