@@ -1,6 +1,7 @@
 //! Behaviour that needs no cluster, one module per subject. What needs a real control plane is in `cluster.rs`.
 
 mod agent_devices;
+mod agent_options;
 mod agent_plugin;
 mod agent_publish;
 mod agent_specification;

@@ -1,10 +1,11 @@
 //! What is in a specification, by form and strategy.
 
+use std::fs;
 use std::path::PathBuf;
 
 use insta::assert_json_snapshot;
 use packhorse::agent::options::{DeviceIdStrategy, Strategy};
-use packhorse::agent::specification::Form;
+use packhorse::agent::specification::{Detection, Form};
 use serde_json::json;
 
 use super::node::{HOST, Node, card, container, instance};
@@ -223,15 +224,47 @@ fn volume_mounts_name_the_devices_by_files() {
 }
 
 #[test]
-fn a_form_that_changes_counts_from_the_next_write_on() {
+fn the_form_follows_the_host_s_specification() {
     let node = Node::new(Form::Env, None);
+    let detection = Detection { runtime: "containerd://2.1.4".to_owned(), ..Detection::default() };
+    let detected = |node: &Node| detection.detect(&node.settings.host_dirs, &node.settings.cdi_dir).form;
+    assert_eq!(detected(&node), Form::Env);
     let specifications = node.specifications();
     let one = container("u1", "main", &["GPU-a::0"], &[card("GPU-a", 0, 0)]);
     specifications.write(&one).unwrap();
-    assert!(!specifications.host_specification());
+    assert_eq!(specifications.look(&detection), None);
     node.write_host("etc/nvidia.yaml", HOST);
-    assert!(specifications.host_specification());
-    specifications.set_form(Form::Full);
+    assert_eq!(specifications.look(&detection).unwrap().form, Form::Full);
+    assert_eq!(specifications.look(&detection), None);
+    assert_eq!(detected(&node), Form::Full);
     specifications.write(&one).unwrap();
     assert_eq!(node.read(&one.name)["devices"][0]["containerEdits"]["somethingNew"], json!({"kept": true}));
+    fs::remove_file(node.path("etc/nvidia.yaml")).unwrap();
+    assert_eq!(specifications.look(&detection).unwrap().form, Form::Env);
+}
+
+#[test]
+fn a_form_that_allocate_would_have_to_know_of_stays() {
+    let node = Node::new(Form::None, Some(HOST));
+    let specifications = node.specifications();
+    let newer = Detection { runtime: "containerd://2.1.4".to_owned(), ..Detection::default() };
+    assert_eq!(specifications.look(&newer), None);
+    assert_eq!(specifications.form(), Form::None);
+    let configured = Detection { configured: Some(Form::Full), ..newer };
+    let node = Node::new(Form::Full, None);
+    assert_eq!(node.specifications().look(&configured), None, "what is configured needs no host specification");
+}
+
+#[test]
+fn containerds_configuration_is_read_where_it_is_at_hand() {
+    let node = Node::new(Form::Env, Some(HOST));
+    node.write_host("config.toml", "version = 2\n[plugins.'io.containerd.grpc.v1.cri']\n  enable_cdi = true\n");
+    for (config, form) in [(None, Form::None), (Some("config.toml"), Form::Full), (Some("absent.toml"), Form::None)] {
+        let detection = Detection {
+            runtime: "containerd://1.7.27".to_owned(),
+            containerd_config: config.map(|name| node.path(name)),
+            configured: None,
+        };
+        assert_eq!(detection.detect(&node.settings.host_dirs, &node.settings.cdi_dir).form, form, "{config:?}");
+    }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{DeviceName, Recorded, SpecificationError, io_error, random};
+use super::error::io_error;
+use super::{DeviceName, Recorded, SpecificationError, random};
 
 /// Annotation: the UID of the pod.
 pub(super) const POD_UID: &str = "packhorse.dev/pod-uid";

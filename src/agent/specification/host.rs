@@ -83,9 +83,10 @@ struct Document {
 
 impl HostSpecifications {
     /// `directories`: later ones overrule; ours is the last unless named.
-    pub(super) fn new(mut directories: Vec<PathBuf>, ours: PathBuf) -> Self {
-        if !directories.contains(&ours) {
-            directories.push(ours);
+    pub(super) fn new(directories: &[PathBuf], ours: &Path) -> Self {
+        let mut directories = directories.to_vec();
+        if !directories.iter().any(|directory| directory == ours) {
+            directories.push(ours.to_owned());
         }
         directories.reverse();
         Self { directories, known: Mutex::default() }
@@ -258,7 +259,7 @@ pub(super) fn capabilities(
     let text = match fs::read_to_string(mig_minors) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(super::io_error("read", mig_minors)(error)),
+        Err(error) => return Err(super::error::io_error("read", mig_minors)(error)),
     };
     let node = |entry: String| {
         let minor =
