@@ -26,6 +26,7 @@ pub mod foreign;
 pub mod health;
 pub mod identity;
 pub mod labels;
+pub mod lifecycle;
 pub mod lock;
 pub mod options;
 pub mod pins;

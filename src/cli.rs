@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`server`] | `packhorse server`: webhook, extender and ledger as one process |
+//! | [`agent`] | `packhorse agent`: the devices of one node |
 //! | [`demo`] | `packhorse demo`: the parts at work in a simulated cluster |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
 //! | [`config`] | the server's YAML file |
@@ -12,6 +13,7 @@
 //! nobody above it tells errors apart.
 
 pub mod admin;
+pub mod agent;
 pub mod api_client;
 pub mod certs;
 pub mod config;
@@ -36,6 +38,8 @@ struct Cli {
 enum Role {
     /// Serve the admission webhook and the scheduler extender.
     Server(Box<server::Args>),
+    /// Serve the GPUs of this node: publish them, hand them to containers, watch their health.
+    Agent(Box<agent::Args>),
     /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
     Certs(certs::Args),
     Demo(demo::Args),
@@ -54,6 +58,7 @@ pub fn main() -> ExitCode {
     crate::serve::tls::install_provider();
     let done = match cli.role {
         Role::Server(args) => server::run(*args),
+        Role::Agent(args) => agent::run(*args),
         Role::Certs(args) => certs::run(args),
         Role::Demo(args) => demo::run(&args),
     };

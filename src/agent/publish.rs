@@ -12,6 +12,7 @@ mod labels;
 mod metrics;
 mod own_node;
 mod pace;
+mod publication;
 mod report;
 mod taint;
 mod totals;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::LABELS_MANAGER;
 use super::deploy::Deploy;
 use crate::gpu::quantity::Quantity;
-use crate::kube_api::names::{GPU_CORES, GPU_MEMORY, INVENTORY};
+use crate::kube_api::names::{CORDON, GPU_CORES, GPU_MEMORY, INVENTORY};
 
 /// What is kept of the node.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -22,6 +22,8 @@ pub struct OwnNode {
     pub uid: String,
     /// The annotation `packhorse.dev/inventory`.
     pub inventory: Option<String>,
+    /// The annotation `packhorse.dev/cordon`.
+    pub cordon: Option<String>,
     /// All labels.
     pub labels: BTreeMap<String, String>,
     /// The labels that server-side apply counts as ours.
@@ -67,9 +69,11 @@ impl OwnNode {
         let Node { metadata, spec, status } = node;
         let ObjectMeta { uid, labels, annotations, managed_fields, .. } = metadata;
         let status = status.unwrap_or_default();
+        let mut annotations = annotations.unwrap_or_default();
         Self {
             uid: uid.unwrap_or_default(),
-            inventory: annotations.and_then(|mut annotations| annotations.remove(INVENTORY)),
+            inventory: annotations.remove(INVENTORY),
+            cordon: annotations.remove(CORDON),
             labels: labels.unwrap_or_default(),
             own_labels: managed_fields.iter().flatten().filter(|entry| is_ours(entry)).flat_map(labels_of).collect(),
             taints: spec.and_then(|spec| spec.taints).unwrap_or_default(),
