@@ -4,6 +4,7 @@ mod agent_devices;
 mod agent_options;
 mod agent_plugin;
 mod agent_publish;
+mod agent_options;
 mod agent_specification;
 mod agent_start;
 mod certs;
