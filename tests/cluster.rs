@@ -8,6 +8,8 @@
 
 #[path = "cluster/address.rs"]
 mod address;
+#[path = "cluster/agent.rs"]
+mod agent;
 #[path = "cluster/audit.rs"]
 mod audit;
 #[path = "cluster/built.rs"]
@@ -37,6 +39,8 @@ mod wait;
 
 #[path = "cluster/admission.rs"]
 mod admission;
+#[path = "cluster/agent_containers.rs"]
+mod agent_containers;
 #[path = "cluster/agent_node.rs"]
 mod agent_node;
 #[path = "cluster/certificates.rs"]

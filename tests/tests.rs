@@ -4,7 +4,6 @@ mod agent_devices;
 mod agent_options;
 mod agent_plugin;
 mod agent_publish;
-mod agent_options;
 mod agent_specification;
 mod agent_start;
 mod certs;

@@ -82,7 +82,11 @@ impl Lifecycle {
         loop {
             let ready = *registered.borrow_and_update();
             if self.set_ready(ready) {
-                tracing::info!(ready, "{}", if ready { "serving the kubelet" } else { "the kubelet has to be told again" });
+                tracing::info!(
+                    ready,
+                    "{}",
+                    if ready { "serving the kubelet" } else { "the kubelet has to be told again" }
+                );
             }
             tokio::select! {
                 () = stop.cancelled() => break,

@@ -5,9 +5,9 @@
 //! for it by itself. At SIGTERM or SIGINT the node is left in order ([`Lifecycle`]); a second signal ends that at once. A
 //! background task that ends by itself is a fault: the process ends with 1 and is started again.
 
-mod backend;
-mod form;
-mod health;
+pub mod backend;
+pub mod form;
+pub mod health;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -303,7 +303,9 @@ fn device_slots(flag: Option<u16>, options: &Options) -> anyhow::Result<devices:
     let mut profiles = BTreeMap::new();
     for (resource, slots) in &options.mig_slots {
         let Some(profile) = resource.strip_prefix("nvidia.com/mig-") else {
-            bail!("sharing.timeSlicing names the resource {resource}, which is neither nvidia.com/gpu nor nvidia.com/mig-…");
+            bail!(
+                "sharing.timeSlicing names the resource {resource}, which is neither nvidia.com/gpu nor nvidia.com/mig-…"
+            );
         };
         profiles.insert(profile.replace(".me", "+me"), *slots);
     }

@@ -15,6 +15,18 @@ pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Option<
     request(address, "POST", path, body).await
 }
 
+/// One value of an exposition: the sum over all series of the name whose labels contain each of `labels`.
+pub(crate) fn sum(exposition: &str, name: &str, labels: &[&str]) -> f64 {
+    exposition
+        .lines()
+        .filter(|line| {
+            let series = line.split([' ', '{']).next().unwrap_or_default();
+            series == name && labels.iter().all(|label| line.contains(label))
+        })
+        .filter_map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()))
+        .sum()
+}
+
 async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let head = format!(

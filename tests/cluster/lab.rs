@@ -154,6 +154,11 @@ impl Lab {
         SocketAddr::new(self.address.ip.into(), 9481)
     }
 
+    /// A port of the lab that nobody else uses.
+    pub(crate) fn free_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address.ip.into(), 20_000 + (COUNT.fetch_add(1, Ordering::Relaxed) % 10_000) as u16)
+    }
+
     /// Where Packhorse serves `/filter` and its sisters.
     pub(crate) fn extender_address(&self) -> SocketAddr {
         SocketAddr::new(self.address.ip.into(), 9480)
@@ -254,13 +259,7 @@ impl Lab {
     /// One value of the server's metrics: the sum over all series of the name whose labels contain each of `labels`.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, body) = http::get(self.metrics_address(), "/metrics").await.expect("metrics are served");
-        body.lines()
-            .filter(|line| {
-                let series = line.split([' ', '{']).next().unwrap_or_default();
-                series == name && labels.iter().all(|label| line.contains(label))
-            })
-            .filter_map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()))
-            .sum()
+        http::sum(&body, name, labels)
     }
 
     /// Waits until the ledger has this many nodes.

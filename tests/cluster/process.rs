@@ -134,6 +134,16 @@ impl Component {
         assert!(sent.success(), "cannot send {signal} to {}", self.name);
     }
 
+    #[allow(dead_code, reason = "the tests of the agent grow")]
+    /// Its resident memory now, MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
+        // `setpriv` becomes the component, hence the same process.
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("the process is alive");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells its memory");
+        line.trim().trim_end_matches("kB").trim().parse::<f64>().expect("a number of kB") / 1024.0
+    }
+
     /// All it has logged.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

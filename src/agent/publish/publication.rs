@@ -25,7 +25,8 @@ impl Publication for Publisher {
         let wanted = self.sources.standing.borrow().foreign.clone();
         let mut confirmed = self.confirmed();
         let arrived = confirmed.wait_for(|it| {
-            it.as_ref().is_some_and(|it| wanted.iter().all(|(device, pod)| it.standing.foreign.get(device) == Some(pod)))
+            it.as_ref()
+                .is_some_and(|it| wanted.iter().all(|(device, pod)| it.standing.foreign.get(device) == Some(pod)))
         });
         match tokio::time::timeout(PATIENCE, arrived).await {
             Ok(Ok(_)) => Ok(()),

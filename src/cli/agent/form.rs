@@ -38,7 +38,11 @@ impl Metrics {
     /// Registers them.
     pub fn new(registry: &mut Registry) -> Self {
         let form = Family::default();
-        registry.register("packhorse_agent_specification_form", "What CDI specifications hold on this node, and why", form.clone());
+        registry.register(
+            "packhorse_agent_specification_form",
+            "What CDI specifications hold on this node, and why",
+            form.clone(),
+        );
         Self(form)
     }
 }
