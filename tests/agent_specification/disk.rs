@@ -36,12 +36,12 @@ fn slots_that_are_used_again_take_their_specifications_along() {
     }
     drop(writer);
 
-    // Another process, which knows the files alone.
-    let specifications = node.specifications();
-    let recorded = specifications.on_disk().unwrap();
+    // Other processes, which know the files alone.
+    let recorded = node.specifications().on_disk().unwrap();
     let mut owners: Vec<_> = recorded.iter().map(|one| (&*one.pod_uid, &*one.container, one.slots.len())).collect();
     owners.sort();
     assert_eq!(owners, [("u1", "init", 1), ("u1", "main", 2), ("u2", "main", 1)]);
+    let specifications = node.specifications();
     specifications.forget_slots(&["GPU-a::9".to_owned()]).unwrap();
     assert_eq!(node.files().len(), 3);
     specifications.forget_slots(&["GPU-a::1".to_owned()]).unwrap();
