@@ -22,6 +22,9 @@ use file::File;
 use schema::{Fate, KEYS, Key};
 use value::Value;
 
+/// Where NVIDIA's charts mount the driver root into the plugin's container.
+pub const CONTAINER_DRIVER_ROOT: &str = "/driver-root";
+
 /// How a container is told of its devices; NVIDIA's `--device-list-strategy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Strategy {
@@ -54,6 +57,8 @@ pub struct Options {
     pub fail_on_init_error: bool,
     /// Where the host's driver is installed, in the host's view.
     pub driver_root: PathBuf,
+    /// Where this process sees the driver root; `None`: [`CONTAINER_DRIVER_ROOT`] where that exists, else as the host does.
+    pub container_driver_root: Option<PathBuf>,
     /// What holds the host's `dev` with the device nodes, in the host's view; the driver root unless said.
     pub dev_root: PathBuf,
     /// Whether containers get device nodes beside what tells NVIDIA's runtime of devices.
@@ -156,6 +161,12 @@ impl Options {
         Ok(options)
     }
 
+    /// The driver root as this process sees it.
+    pub fn own_driver_root(&self) -> PathBuf {
+        let mounted = || Some(PathBuf::from(CONTAINER_DRIVER_ROOT)).filter(|path| path.is_dir());
+        self.container_driver_root.clone().or_else(mounted).unwrap_or_else(|| self.driver_root.clone())
+    }
+
     /// Takes a value that the schema has judged.
     fn honour(&mut self, key: &Key, value: Value, dev_root: &mut Option<PathBuf>) {
         match (key.flags.first().copied().unwrap_or_default(), value) {
@@ -165,6 +176,7 @@ impl Options {
             }
             ("fail-on-init-error", Value::Bool(value)) => self.fail_on_init_error = value,
             ("nvidia-driver-root", Value::Text(path)) => self.driver_root = PathBuf::from(path),
+            ("driver-root-ctr-path", Value::Text(path)) => self.container_driver_root = Some(PathBuf::from(path)),
             ("nvidia-dev-root", Value::Text(path)) => *dev_root = Some(PathBuf::from(path)),
             ("pass-device-specs", Value::Bool(value)) => self.pass_device_specs = value,
             ("device-list-strategy", Value::List(names)) => {
@@ -193,6 +205,7 @@ impl Default for Options {
             mig_strategy: MigStrategy::None,
             fail_on_init_error: true,
             driver_root: PathBuf::from("/"),
+            container_driver_root: None,
             dev_root: PathBuf::from("/"),
             pass_device_specs: false,
             device_list_strategy: vec![Strategy::Envvar],

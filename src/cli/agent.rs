@@ -114,12 +114,15 @@ pub struct Args {
 /// # Errors
 /// What keeps it from starting, or a background task that ended.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
-        .context("cannot start threads")?
-        .block_on(serve(args))
+        .context("cannot start threads")?;
+    let done = runtime.block_on(serve(args));
+    // A call that the driver never answers sits on a thread of its own; it must not keep the process from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
@@ -241,7 +244,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         annotation_prefix: options.cdi_annotation_prefix.clone(),
         pass_device_specs: options.pass_device_specs,
         dev_root: options.dev_root.clone(),
-        own_dev_root: options.dev_root.clone(),
+        own_dev_root: if options.dev_root == options.driver_root {
+            options.own_driver_root()
+        } else {
+            options.dev_root.clone()
+        },
         features: BTreeMap::new(),
     };
     tasks.spawn("form of specifications", detector.follow(stop.clone()));

@@ -11,6 +11,9 @@ fn shown(options: &Options, flag: &str) -> String {
         "mig-strategy" => options.mig_strategy.as_str().to_owned(),
         "fail-on-init-error" => options.fail_on_init_error.to_string(),
         "nvidia-driver-root" => options.driver_root.display().to_string(),
+        "driver-root-ctr-path" => {
+            options.container_driver_root.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+        }
         "nvidia-dev-root" => options.dev_root.display().to_string(),
         "pass-device-specs" => options.pass_device_specs.to_string(),
         "device-list-strategy" => {
@@ -23,11 +26,12 @@ fn shown(options: &Options, flag: &str) -> String {
 }
 
 /// Flag, default, and what the file, the variable and the flag say, each unlike the one it beats.
-const VALUES: [(&str, &str, [&str; 3]); 8] = [
+const VALUES: [(&str, &str, [&str; 3]); 9] = [
     ("mig-strategy", "none", ["single", "mixed", "single"]),
     ("fail-on-init-error", "true", ["false", "true", "false"]),
     ("nvidia-driver-root", "/", ["/file", "/variable", "/flag"]),
     ("nvidia-dev-root", "/", ["/file", "/variable", "/flag"]),
+    ("driver-root-ctr-path", "", ["/file", "/variable", "/flag"]),
     ("pass-device-specs", "false", ["true", "false", "true"]),
     ("device-list-strategy", "envvar", ["cdi-cri", "volume-mounts,cdi-annotations", "envvar,cdi-cri"]),
     ("device-id-strategy", "uuid", ["index", "uuid", "index"]),

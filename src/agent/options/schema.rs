@@ -167,8 +167,8 @@ pub const KEYS: &[Key] = &[
         &["DRIVER_ROOT_CTR_PATH", "CONTAINER_DRIVER_ROOT"],
         "flags.plugin.containerDriverRoot",
         Kind::Text,
-        reported(NO_DRIVER_SPECIFICATION, &[]),
-        "",
+        HONOURED,
+        "Where the agent itself sees the driver root (/driver-root where that exists, else the driver root)",
     ),
     key(
         &["gdrcopy-enabled"],

@@ -35,7 +35,7 @@ impl Choice {
     pub fn open(self, library: Option<PathBuf>, options: &Options) -> Arc<dyn Backend> {
         match self {
             Self::Nvml => {
-                let driver_root = options.driver_root.clone();
+                let driver_root = options.own_driver_root();
                 Arc::new(Nvml::new(nvml::Settings { library, driver_root, ..nvml::Settings::default() }))
             }
             Self::Fake(file) => Arc::new(Fake::new(file)),
