@@ -42,6 +42,7 @@ use crate::agent::publish::{self, Publisher};
 use crate::agent::specification::{self, Form, Specifications};
 use crate::agent::standing::{Standing, StandingSender};
 use crate::agent::start::{self, Start};
+use crate::agent::view::MigStrategy;
 use crate::kube_api::calls::{CallMetrics, Calls};
 use crate::metrics::api_requests::ApiRequests;
 use crate::serve::Limits;
@@ -187,7 +188,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
     let stop = CancellationToken::new();
     tasks.spawn("events", event_writer.run(stop.clone()));
-    let slots = device_slots(slots, &options)?;
+    let slots = device_slots(slots, &options);
     let devices = Devices::start(
         gpu_backend.open(nvml_library, &options),
         devices::Settings {
@@ -305,18 +306,15 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 }
 
 /// The flag beats NVIDIA's file. MIG instances are not shared unless the file says so.
-fn device_slots(flag: Option<u16>, options: &Options) -> anyhow::Result<devices::Slots> {
+fn device_slots(flag: Option<u16>, options: &Options) -> devices::Slots {
     let defaults = devices::Slots::default();
-    let mut profiles = BTreeMap::new();
-    for (resource, slots) in &options.mig_slots {
-        let Some(profile) = resource.strip_prefix("nvidia.com/mig-") else {
-            bail!(
-                "sharing.timeSlicing names the resource {resource}, which is neither nvidia.com/gpu nor nvidia.com/mig-…"
-            );
-        };
-        profiles.insert(profile.replace(".me", "+me"), *slots);
+    // Under strategy `single` the file's `nvidia.com/gpu` means instances.
+    let single = options.slots.filter(|_| options.mig_strategy == MigStrategy::Single);
+    devices::Slots {
+        cards: flag.or(options.slots).unwrap_or(defaults.cards),
+        instances: single.unwrap_or(defaults.instances),
+        profiles: options.mig_slots.clone(),
     }
-    Ok(devices::Slots { cards: flag.or(options.slots).unwrap_or(defaults.cards), profiles, ..defaults })
 }
 
 /// Where the host's generated specification may lie; ours as well, since a runtime may read no other.
