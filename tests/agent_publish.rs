@@ -317,3 +317,19 @@ async fn nothing_is_written_before_the_node_is_there() {
     agent.api.objects().create("nodes", bare()).unwrap();
     agent.settle().await;
 }
+
+#[tokio::test]
+async fn a_foreign_pod_is_published_before_it_starts_and_cordoned_devices_are_known() {
+    use packhorse::agent::foreign::Publication as _;
+
+    let agent =
+        Agent::on(json!({"metadata": {"name": NODE, "annotations": {"packhorse.dev/cordon": "GPU-7, GPU-8"}}})).await;
+    agent.settle().await;
+    let cordoned: Vec<_> = agent.publisher.cordoned().into_iter().collect();
+    assert_eq!(cordoned, ["GPU-7", "GPU-8"].map(Arc::<str>::from));
+    let device = Arc::clone(&agent.view.borrow().devices[0].uuid);
+    let foreign = ForeignPod { pod: "ns/p".to_owned(), uid: "u".to_owned() };
+    agent.standing.send_modify(|standing| drop(standing.foreign.insert(Arc::clone(&device), foreign.clone())));
+    agent.publisher.published().await.unwrap();
+    assert_eq!(agent.inventory().unwrap().devices[0].foreign, Some(foreign));
+}

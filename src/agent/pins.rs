@@ -2,10 +2,10 @@
 //! its pod's annotations changes nothing. Pins are also what the next pod's devices are checked against.
 //!
 //! Written by the check at container start and by the collection of what is left over; one file a pod, whole or not at all. A damaged
-//! file counts as absent: told, counted, removed; its pod is verified anew. What is in memory counts from the instant it is
+//! file counts as absent: told, counted, removed; its pod is verified anew, and as long as it lives counts by its annotation. What is in memory counts from the instant it is
 //! there, the disk follows before the container starts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -76,7 +76,8 @@ struct Held {
 pub struct Pins {
     directory: PathBuf,
     pins: Mutex<HashMap<Arc<str>, Held>>,
-    damaged: usize,
+    /// UIDs whose pin was damaged.
+    damaged: BTreeSet<Arc<str>>,
 }
 
 impl Pins {
@@ -87,7 +88,7 @@ impl Pins {
     pub fn open(state_directory: &Path) -> io::Result<Self> {
         let directory = state_directory.join(DIRECTORY);
         fs::create_dir_all(&directory)?;
-        let (mut pins, mut damaged) = (HashMap::new(), 0);
+        let (mut pins, mut damaged) = (HashMap::new(), BTreeSet::new());
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -102,7 +103,7 @@ impl Pins {
                 }
                 Err(problem) => {
                     tracing::error!(path = %path.display(), problem, "a damaged pin was removed; its pod is verified anew when a container of it starts");
-                    damaged += 1;
+                    damaged.insert(uid.into());
                     remove_file(&path)?;
                 }
             }
@@ -110,9 +111,9 @@ impl Pins {
         Ok(Self { directory, pins: Mutex::new(pins), damaged })
     }
 
-    /// How many files could not be read at the start.
-    pub fn damaged(&self) -> usize {
-        self.damaged
+    /// The pods whose pins could not be read at the start. As long as they live they hold what they were once verified for, unknown to the pins.
+    pub fn damaged(&self) -> &BTreeSet<Arc<str>> {
+        &self.damaged
     }
 
     /// The pin of that pod.
@@ -394,7 +395,7 @@ mod tests {
         }
         fs::write(directory.path().join("pods/good.ThreadId(1).new"), "{").unwrap();
         let next = Pins::open(directory.path()).unwrap();
-        assert_eq!((next.list().len(), next.damaged()), (1, files.len()));
+        assert_eq!((next.list().len(), next.damaged().len()), (1, files.len()));
         assert_eq!(fs::read_dir(directory.path().join("pods")).unwrap().count(), 1);
     }
 

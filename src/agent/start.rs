@@ -89,7 +89,7 @@ pub struct Start {
 impl Start {
     /// Takes over the foreign pods that an earlier agent served.
     pub fn new(parts: Parts) -> Self {
-        parts.metrics.damaged(parts.pins.damaged());
+        parts.metrics.damaged(parts.pins.damaged().len());
         let foreign: Vec<_> = parts.pins.list().into_iter().filter(|pin| pin.foreign.is_some()).collect();
         for pin in foreign {
             give::tell(&parts.standing, &pin);

@@ -66,6 +66,9 @@ async fn a_specification_without_a_pin_is_removed_at_the_start() {
     node.boot().await;
     node.until("it is removed", |_| node.gets(&named[0]).is_none()).await;
     assert_eq!(node.gets(&kept[0]), Some(uuid(1)));
+    // What it holds is still its own.
+    node.bind("whole", &[container("main", "app", &["GPU-1::2"], &[1]).share(9000, 0)]).await;
+    assert!(node.prepare(&["GPU-1::2"]).await.unwrap_err().contains("it is held by ns/p, ns/q"));
     // Its pod lives on and is verified anew when it starts again.
     node.prepare(&["GPU-1::0"]).await.unwrap();
     assert_eq!(node.gets(&named[0]), Some(uuid(1)));

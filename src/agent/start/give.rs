@@ -39,12 +39,18 @@ impl Start {
     pub(super) async fn take(&self, pin: Pin, view: &NodeView) -> Result<Arc<Pin>, Fault> {
         let name = pin.full_name();
         let mut alive: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut gone: BTreeSet<Arc<str>> = BTreeSet::new();
+        let unpinned = self.unpinned()?;
         loop {
-            let Full { device, what, holders } =
-                match self.parts.pins.reserve(pin.clone(), |others| room::check(view, &pin, others)) {
-                    Ok(pin) => return Ok(pin),
-                    Err(full) => full,
-                };
+            let Full { device, what, holders } = match self.parts.pins.reserve(pin.clone(), |pinned| {
+                let known = |other: &Pin| other.uid == pin.uid || pinned.iter().any(|pin| pin.uid == other.uid);
+                let others = pinned.iter().chain(unpinned.iter().filter(|other| !known(other)));
+                let others: Vec<_> = others.filter(|other| !gone.contains(&other.uid)).cloned().collect();
+                room::check(view, &pin, &others)
+            }) {
+                Ok(pin) => return Ok(pin),
+                Err(full) => full,
+            };
             if holders.is_empty() {
                 let message = format!(
                     "the containers of pod {name} together are given more of device {device} than it has ({what}); delete the pod, so that it \
@@ -67,9 +73,35 @@ impl Start {
                     alive.insert(Arc::clone(&holder.uid));
                 } else {
                     self.forget(holder).await;
+                    gone.insert(Arc::clone(&holder.uid));
                 }
             }
         }
+    }
+
+    /// Pods whose pins were damaged, as the API server knows them: they started before, and still hold what they were given.
+    fn unpinned(&self) -> Result<Vec<Arc<Pin>>, Fault> {
+        let damaged = self.parts.pins.damaged();
+        if damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !self.parts.pods.is_complete() {
+            let message = "what pods with damaged pins hold is not known before the API server has told of them; the kubelet tries again";
+            return Err(Fault::new(Reason::Unconfirmed, message));
+        }
+        let live = damaged.iter().filter_map(|uid| self.parts.pods.get(uid)).filter(|pod| !pod.ended);
+        let pins = live.filter_map(|pod| {
+            let allocation = pod.allocation.as_ref()?.as_ref().ok()?.clone();
+            Some(Arc::new(Pin {
+                uid: Arc::clone(&pod.uid),
+                namespace: Arc::clone(&pod.namespace),
+                name: Arc::clone(&pod.name),
+                phases: pod.containers.clone(),
+                allocation,
+                foreign: None,
+            }))
+        });
+        Ok(pins.collect())
     }
 
     /// Sees to it that the world knows of a foreign pod's devices.

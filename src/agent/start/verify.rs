@@ -177,3 +177,97 @@ fn amounts(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::agent::view::MigStrategy;
+    use crate::gpu::allocation::ContainerAllocation;
+    use crate::gpu::device::{Enforcement, MigInstance};
+    use crate::gpu::request::{Memory, MigProfile, Phase, PodRequest};
+
+    fn device(uuid: &str, profile: Option<&str>) -> Device {
+        Device {
+            uuid: uuid.into(),
+            index: 0,
+            model: "NVIDIA A100".into(),
+            memory: if profile.is_some() { 9728 } else { 81_920 },
+            cores: 100,
+            slots: 10,
+            numa: None,
+            pci: "0000:07:00.0".into(),
+            health: Health::Healthy,
+            enforcement: if profile.is_some() { Enforcement::Mig } else { Enforcement::Advisory },
+            links: Vec::new(),
+            mig: profile.map(|profile| MigInstance { profile: MigProfile(profile.into()), start: 0, size: 1 }),
+            parent: profile.map(|_| Arc::from("GPU-2")),
+            foreign: None,
+        }
+    }
+
+    fn view(mig_strategy: MigStrategy) -> NodeView {
+        NodeView {
+            devices: vec![device("GPU-1", None), device("MIG-1", Some("1g.10gb")), device("MIG-2", Some("1g.10gb+me"))],
+            mig_strategy,
+            ..NodeView::default()
+        }
+    }
+
+    fn pod(ask: Ask, device: &str, (memory, cores, exclusive): (u32, u16, bool)) -> NodePod {
+        let asked = ContainerRequest {
+            name: "c".into(),
+            phase: Phase::App,
+            count: 1,
+            ask,
+            index: Vec::new(),
+            uuid: Vec::new(),
+        };
+        let share = Share { device: device.into(), memory, cores, exclusive, enforcement: Enforcement::Advisory };
+        let containers = vec![ContainerAllocation { name: "c".into(), shares: vec![share] }];
+        NodePod {
+            uid: "u".into(),
+            namespace: "ns".into(),
+            name: "p".into(),
+            node: "n".into(),
+            ended: false,
+            deleting: false,
+            created: String::new(),
+            containers: vec![("c".into(), Phase::App)],
+            origin: Origin::Packhorse,
+            request: Ok(PodRequest { containers: vec![asked], constraints: Constraints::default() }),
+            allocation: Some(Ok(Allocation { containers })),
+            totals: (0, 0),
+            slots: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_request_is_held_against_the_kind_of_device_that_it_means() {
+        let mig = |profile: &str| Ask::Mig(MigProfile(profile.into()));
+        let half = Ask::Share { memory: Memory::Percent(50), cores: 0 };
+        let (card, instance) = ((81_920, 100, true), (9728, 100, true));
+        for (ask, device, given, strategy, resource, fits) in [
+            (Ask::Exclusive, "GPU-1", card, MigStrategy::None, "nvidia.com/gpu", true),
+            (Ask::Exclusive, "GPU-1", instance, MigStrategy::None, "nvidia.com/gpu", false),
+            (Ask::Exclusive, "MIG-1", instance, MigStrategy::Single, "nvidia.com/gpu", true),
+            (Ask::Exclusive, "MIG-1", instance, MigStrategy::Mixed, "nvidia.com/gpu", false),
+            (mig("1g.10gb"), "MIG-1", instance, MigStrategy::Mixed, "nvidia.com/mig-1g.10gb", true),
+            (mig("1g.10gb"), "MIG-1", instance, MigStrategy::None, "nvidia.com/mig-1g.10gb", false),
+            (mig("1g.10gb"), "MIG-2", instance, MigStrategy::Mixed, "nvidia.com/mig-1g.10gb", false),
+            (mig("1g.10gb+me"), "MIG-2", instance, MigStrategy::Mixed, "nvidia.com/mig-1g.10gb.me", true),
+            (mig("1g.10gb"), "GPU-1", card, MigStrategy::Mixed, "nvidia.com/gpu", false),
+            (half.clone(), "GPU-1", (40_960, 0, false), MigStrategy::None, "nvidia.com/gpu", true),
+            (half, "MIG-1", (4864, 0, false), MigStrategy::Single, "nvidia.com/gpu", true),
+        ] {
+            let case = format!("{ask:?} on {device} under {strategy:?}");
+            let view = view(strategy);
+            let verdict = allocation(&pod(ask, device, given), "n", &view).and_then(|allocation| {
+                claim("container c", Some(&allocation.containers[0].shares), (resource, 1), &view, true)
+            });
+            assert_eq!(verdict.is_ok(), fits, "{case}: {verdict:?}");
+        }
+    }
+}

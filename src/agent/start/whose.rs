@@ -138,7 +138,9 @@ impl Start {
             Ok(Some(pod)) if *pod.uid == *uid => Ok(Arc::new(pod)),
             Ok(_) => Err(Fault::new(
                 Reason::Gone,
-                format!("the pod of UID {uid}, whose slots these are, is gone from the API server"),
+                format!(
+                    "the pod of UID {uid}, whose slots these are, is gone from the API server (or is a static pod, which cannot have GPUs)"
+                ),
             )),
             Err(error) => Err(unreachable(&format!("the pod of UID {uid}"), &error)),
         }
