@@ -13,6 +13,7 @@
 //! | [`identity`] | from slots to pod and container, exactly |
 //! | [`start`], [`pins`], [`foreign`] | the last check before a container starts, and what it verified, on disk |
 //! | [`specification`] | what the container runtime reads next: CDI files |
+//! | [`run`], [`lifecycle`] | how the parts are wired, and in which order they start and end |
 //! | [`lock`] | one agent at a time on a node |
 //! | [`options`] | NVIDIA's flags, environment and configuration file |
 //!
@@ -33,6 +34,7 @@ pub mod pins;
 pub mod plugin;
 pub mod pods;
 pub mod publish;
+pub mod run;
 pub mod slots;
 pub mod specification;
 pub mod standing;
