@@ -40,7 +40,6 @@ pub use metrics::Metrics;
 pub use preferred::Spread;
 
 use super::pods::Pods;
-use super::slots;
 use super::specification::Specifications;
 use super::start::Starter;
 use super::view::{NodeView, ViewReceiver};
@@ -206,18 +205,6 @@ impl Plugins {
     /// Whether the kubelet reads the list of every resource that the node has; false until the first look at the view.
     pub fn registered(&self) -> watch::Receiver<bool> {
         self.registered.all.subscribe()
-    }
-
-    /// To be told by the check at container start: how well the kubelet's slots name the devices that the container gets.
-    pub fn started(&self, slots: &[String], devices: &[Arc<str>]) {
-        let named =
-            devices.iter().filter(|device| slots.iter().any(|slot| slots::device(slot) == Some(device))).count();
-        let outcome = match named {
-            0 => "none",
-            named if named == devices.len() => "all",
-            _ => "some",
-        };
-        self.shared.metrics.preference.get_or_create(&metrics::Outcome { outcome }).inc();
     }
 
     /// Serves and registers a plugin for every resource, for as long as the node has it. When `stop` is cancelled the kubelet's calls

@@ -18,7 +18,6 @@ pub struct Metrics {
     pub(super) refused: Family<Call, Counter>,
     pub(super) registrations: Family<Registration, Counter>,
     pub(super) registered: Family<Resource, Gauge>,
-    pub(super) preference: Family<Outcome, Counter>,
     pub(super) left_behind: Counter,
 }
 
@@ -36,11 +35,6 @@ pub(super) struct Registration {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Resource {
     pub(super) resource: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Outcome {
-    pub(super) outcome: &'static str,
 }
 
 impl Metrics {
@@ -71,13 +65,9 @@ impl Metrics {
         let registered = Family::default();
         let help = "1 while the kubelet reads the list of slots of the resource";
         registry.register("packhorse_agent_registered", help, Family::clone(&registered));
-        let preference = Family::default();
-        let help =
-            "Containers started by whether the kubelet's slots name the devices of the allocation: all, some, none";
-        registry.register("packhorse_agent_preference", help, Family::clone(&preference));
         let left_behind = Counter::default();
         let help = "Specifications of reused slots that could not be removed; harmless, for no container names them";
         registry.register("packhorse_agent_specifications_left_behind", help, left_behind.clone());
-        Self { allocate, preferred, pre_start, refused, registrations, registered, preference, left_behind }
+        Self { allocate, preferred, pre_start, refused, registrations, registered, left_behind }
     }
 }
