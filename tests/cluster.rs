@@ -43,6 +43,8 @@ mod admission;
 mod agent_containers;
 #[path = "cluster/agent_node.rs"]
 mod agent_node;
+#[path = "cluster/agent_refusals.rs"]
+mod agent_refusals;
 #[path = "cluster/certificates.rs"]
 mod certificates;
 #[path = "cluster/conflicts.rs"]

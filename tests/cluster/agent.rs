@@ -97,6 +97,11 @@ impl Agent {
         http::sum(&body, name, labels)
     }
 
+    /// Waits until it has ended by itself; how.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        wait::until("packhorse agent to end by itself", 60, async || self.component.has_exited()).await
+    }
+
     /// All it has logged.
     pub(crate) fn log(&self) -> String {
         self.component.log()
