@@ -45,6 +45,8 @@ mod agent_containers;
 mod agent_node;
 #[path = "cluster/agent_refusals.rs"]
 mod agent_refusals;
+#[path = "cluster/agent_swap.rs"]
+mod agent_swap;
 #[path = "cluster/certificates.rs"]
 mod certificates;
 #[path = "cluster/conflicts.rs"]

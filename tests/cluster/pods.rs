@@ -115,16 +115,27 @@ impl Versions {
     /// Begins to watch; the API server sends each version once.
     pub(crate) async fn watch(client: &Client, namespace: &str) -> Self {
         let pods = api(client, namespace);
-        let version = pods.list(&ListParams::default()).await.expect("pods are listed").metadata.resource_version;
+        let listed = pods.list(&ListParams::default()).await.expect("pods are listed").metadata.resource_version;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&seen);
         tokio::spawn(async move {
-            let params = WatchParams::default().timeout(290);
-            let events = pods.watch(&params, version.as_deref().unwrap_or("0")).await.expect("pods are watched");
-            let mut events = events.boxed();
-            while let Ok(Some(event)) = events.try_next().await {
-                if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
-                    sink.lock().expect("no watcher panics").push(pod);
+            let mut version = listed.unwrap_or_default();
+            // Until nobody reads them any more.
+            while Arc::strong_count(&sink) > 1 {
+                let params = WatchParams::default().timeout(290);
+                let events = pods.watch(&params, &version).await.expect("pods are watched");
+                let mut events = events.boxed();
+                // Whatever ends the stream, the next one goes on where it was.
+                while let Ok(Some(event)) = events.try_next().await {
+                    match event {
+                        WatchEvent::Added(mut pod) | WatchEvent::Modified(mut pod) => {
+                            pod.metadata.managed_fields = None;
+                            version = pod.metadata.resource_version.clone().unwrap_or_default();
+                            sink.lock().expect("no watcher panics").push(pod);
+                        }
+                        WatchEvent::Error(error) => panic!("versions were missed: {error}"),
+                        WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => {}
+                    }
                 }
             }
         });
@@ -133,7 +144,11 @@ impl Versions {
 
     /// All versions of one pod, oldest first.
     pub(crate) fn of(&self, name: &str) -> Vec<Pod> {
-        let seen = self.seen.lock().expect("no watcher panics");
-        seen.iter().filter(|pod| pod.metadata.name.as_deref() == Some(name)).cloned().collect()
+        self.all().into_iter().filter(|pod| pod.metadata.name.as_deref() == Some(name)).collect()
+    }
+
+    /// All versions of all pods, oldest first.
+    pub(crate) fn all(&self) -> Vec<Pod> {
+        self.seen.lock().expect("no watcher panics").clone()
     }
 }

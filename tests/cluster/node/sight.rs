@@ -18,6 +18,9 @@ pub(crate) struct Sight {
     pub(crate) devices: BTreeMap<String, String>,
     /// The entries of `/var/run/nvidia-container-devices`.
     pub(crate) mounts: Vec<String>,
+    /// When it ended by itself or at SIGTERM, nanoseconds since 1970; of records only.
+    #[serde(skip)]
+    pub(crate) ended: Option<u64>,
 }
 
 impl Sight {
@@ -40,7 +43,11 @@ impl Sight {
 /// All starts in a folder of records, oldest first.
 pub(super) fn records(folder: &Path) -> Vec<Sight> {
     let files = paths(folder).into_iter().filter(|path| path.extension().is_some_and(|it| it == "json"));
-    in_order(files.map(|path| parse(&read(&path))).collect())
+    let record = |path: PathBuf| {
+        let ended = read(&path.with_extension("ended")).parse().ok();
+        Sight { ended, ..parse(&read(&path)) }
+    };
+    in_order(files.map(record).collect())
 }
 
 /// All starts that the log files of a container still tell of, oldest first. Pods of the same name, one after the other, are

@@ -30,18 +30,26 @@ func main() {
 	case "pack":
 		must(pack(arguments[1]))
 	case "sleep":
-		must(say(look()))
+		seen := look()
+		must(say(seen))
 		<-stop
+		must(sayEnd(seen))
 	case "exit":
-		must(say(look()))
+		seen := look()
+		must(say(seen))
+		must(sayEnd(seen))
 		os.Exit(number(arguments[1]))
 	case "after":
-		must(say(look()))
+		seen := look()
+		must(say(seen))
+		status := 0
 		select {
 		case <-stop:
 		case <-time.After(time.Duration(number(arguments[1])) * time.Millisecond):
-			os.Exit(number(arguments[2]))
+			status = number(arguments[2])
 		}
+		must(sayEnd(seen))
+		os.Exit(status)
 	default:
 		fmt.Fprintf(os.Stderr, "probe: no command %q\n", arguments[0])
 		os.Exit(2)
@@ -105,18 +113,29 @@ func say(seen sight) error {
 	if err != nil {
 		return err
 	}
-	if records, err := os.Stat("/records"); err == nil && records.IsDir() {
-		name := fmt.Sprintf("/records/%s-%s-%d.json", seen.Env["POD_UID"], seen.Env["CONTAINER"], seen.At)
-		// The reader takes whole files only.
-		if err := os.WriteFile(name+".unfinished", line, 0o644); err != nil {
-			return err
-		}
-		if err := os.Rename(name+".unfinished", name); err != nil {
-			return err
-		}
+	if err := keep(seen, "json", line); err != nil {
+		return err
 	}
 	_, err = fmt.Println(string(line))
 	return err
+}
+
+// sayEnd keeps beside the sight when it ended, in nanoseconds since 1970. A container that was killed has none.
+func sayEnd(seen sight) error {
+	return keep(seen, "ended", []byte(strconv.FormatInt(time.Now().UnixNano(), 10)))
+}
+
+// keep writes a file about one start to /records where the pod has that folder.
+func keep(seen sight, extension string, content []byte) error {
+	if records, err := os.Stat("/records"); err != nil || !records.IsDir() {
+		return nil
+	}
+	name := fmt.Sprintf("/records/%s-%s-%d.%s", seen.Env["POD_UID"], seen.Env["CONTAINER"], seen.At, extension)
+	// The reader takes whole files only.
+	if err := os.WriteFile(name+".unfinished", content, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(name+".unfinished", name)
 }
 
 func number(text string) int {
