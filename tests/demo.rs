@@ -49,6 +49,14 @@ async fn nothing_is_oversubscribed_whatever_the_seed_and_the_faults() {
         assert!(report.placed >= 10, "seed {seed}: {} placed", report.placed);
         assert!(report.placed_plain > 0 && !report.refused.is_empty(), "seed {seed}: {report:?}");
         assert!(report.states > 100, "seed {seed}: {} states", report.states);
+        assert_eq!(report.started.wrong, 0, "seed {seed}");
+        assert!(report.started.with_devices >= 5, "seed {seed}: {:?}", report.started);
+        assert!(report.allocate.count >= 5 && report.pre_start.count >= 5, "seed {seed}: {report:?}");
+        assert!(
+            report.noticed.is_some_and(|noticed| noticed <= Duration::from_secs(2)),
+            "seed {seed}: {:?}",
+            report.noticed
+        );
         assert_eq!(report.faults > 0, faults != Rates::default(), "seed {seed}: {} faults", report.faults);
         // Bound once each: one write per pod, no matter how often an answer was lost.
         let bindings: usize =
@@ -59,7 +67,7 @@ async fn nothing_is_oversubscribed_whatever_the_seed_and_the_faults() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planted_oversubscription_is_found() {
-    let report = run(Options { sabotage: true, ..options(4) }).await;
+    let report = run(Options { sabotage: Some(demo::Sabotage::Oversubscription), ..options(4) }).await;
     assert!(!report.is_clean());
     assert!(
         report.violations.iter().any(|what| what.contains("default/intruder") && what.contains(" MiB")),
@@ -68,6 +76,15 @@ async fn a_planted_oversubscription_is_found() {
     );
     let text = report.text(100);
     assert!(text.trim_end().lines().last().unwrap().starts_with("FAILED: "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_with_devices_of_another_is_found() {
+    let report = run(Options { sabotage: Some(demo::Sabotage::StartCheck), ..options(5) }).await;
+    assert!(!report.is_clean());
+    assert!(report.started.wrong > 0, "{:?}", report.started);
+    let told = report.violations.iter().filter(|what| what.contains("and its allocation gives it")).count();
+    assert_eq!(told as u64, report.started.wrong, "{:?}", report.violations);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,22 +219,65 @@ async fn the_checker_sees_each_kind_of_oversubscription() {
     }
 }
 
+#[test]
+fn the_checker_compares_what_a_container_has_with_its_allocation() {
+    let allocation = json!({"v": 1, "containers": {"main": [{"device": "GPU-1"}, {"device": "GPU-2"}]}}).to_string();
+    let pod =
+        json!({"metadata": {"namespace": "ns", "name": "p", "annotations": {"packhorse.dev/allocation": allocation}}});
+    for (container, devices, right) in [
+        ("main", &["GPU-2", "GPU-1"][..], true),
+        ("side", &[], true),
+        ("main", &["GPU-1"], false),
+        ("main", &["GPU-1", "GPU-3"], false),
+        ("main", &["GPU-1", "GPU-2", "GPU-3"], false),
+        ("main", &[], false),
+        ("side", &["GPU-1"], false),
+    ] {
+        let mut checker = Checker::default();
+        let devices = devices.iter().map(|device| (*device).to_owned()).collect();
+        checker.container_started(&pod, container, &devices);
+        assert_eq!(checker.violations().is_empty(), right, "{container} {devices:?}: {:?}", checker.violations());
+        assert_eq!(checker.started().wrong, u64::from(!right), "{container} {devices:?}");
+    }
+}
+
 fn packhorse(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_packhorse")).args(arguments).output().unwrap()
 }
 
 #[test]
 fn the_command_ends_by_itself_and_its_last_lines_say_so() {
-    let output = packhorse(&["demo", "--nodes", "3", "--gpus-per-node", "2", "--duration", "3s", "--seed", "9"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_packhorse"))
+        .args(["demo", "--nodes", "3", "--gpus-per-node", "2", "--duration", "3s", "--seed", "9"])
+        .env("TMPDIR", scratch.path())
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines.last().unwrap().starts_with("OK: no GPU was oversubscribed"), "{text}");
-    assert!(lines[lines.len() - 2].starts_with("Judged "), "{text}");
-    for expected in ["curl -s ", "  placed   ", "pods offered", "webhook, TLS", "seed 9"] {
+    assert!(lines[lines.len() - 2].ends_with(" containers started, each with its own devices; 0 wrong."), "{text}");
+    assert!(!lines[lines.len() - 2].starts_with("0 "), "{text}");
+    assert!(lines[lines.len() - 3].starts_with("Judged "), "{text}");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "files stay behind");
+    for expected in
+        ["curl -s ", "  placed   ", "  started  ", "pods offered", "PreStartContainer", "webhook, TLS", "seed 9"]
+    {
         assert!(text.contains(expected), "{expected:?} in {text}");
     }
     assert!(!text.contains('\x1b'), "colours are for terminals");
+}
+
+#[test]
+fn a_broken_start_check_fails_the_command() {
+    let arguments = ["demo", "--nodes", "1", "--gpus-per-node", "3", "--duration", "4s", "--sabotage", "start-check"];
+    let output = packhorse(&arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.last().unwrap().starts_with("FAILED: "), "{text}");
+    assert!(lines[lines.len() - 2].ends_with(" wrong, with devices that are not theirs."), "{text}");
 }
 
 #[test]

@@ -77,6 +77,8 @@ impl Lifecycle {
     /// Registered with the kubelet until stopped, or until the node is not ours to serve any more.
     async fn serve(&mut self, stop: &CancellationToken) {
         let leave = CancellationToken::new();
+        // Sockets close even where this future is dropped.
+        let _leave = leave.clone().drop_guard();
         let serving = tokio::spawn(Arc::clone(&self.plugins).run(leave.clone()));
         let mut registered = self.plugins.registered();
         loop {

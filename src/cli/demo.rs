@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
-use crate::demo::{self, Options, Report};
+use crate::demo::{self, Options, Report, Sabotage};
 
 /// Show what Packhorse does, without a cluster and without a GPU.
 ///
-/// Runs the real webhook, ledger and extender on 127.0.0.1 against a simulated cluster, shows who is on which GPU, and checks that
-/// no GPU is ever oversubscribed. The exit status says whether that held.
+/// Runs the real webhook, ledger and extender on 127.0.0.1 against a simulated cluster, and the real agent on each of its nodes; shows
+/// who is on which GPU, and checks that no GPU is ever oversubscribed and that every container gets its own devices. The exit status
+/// says whether that held.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Simulated nodes, 1 to 500. From 3 on the last one is in MIG mode.
@@ -25,6 +26,9 @@ pub struct Args {
     /// Decides which pods come when, and which GPUs fail. The same seed and sizes offer the same pods.
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
+    /// Break something on purpose, to see that the demo tells.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    sabotage: Option<Sabotage>,
 }
 
 /// A time with its unit.
@@ -56,6 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         gpus_per_node: args.gpus_per_node.into(),
         duration: args.duration,
         seed: args.seed,
+        sabotage: args.sabotage,
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;

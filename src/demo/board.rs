@@ -17,6 +17,10 @@ pub(super) struct Board {
     pub(super) placed: usize,
     pub(super) running: usize,
     pub(super) waiting: usize,
+    /// Containers with devices.
+    pub(super) started: u64,
+    /// Of these, with others than their own.
+    pub(super) wrong: u64,
     pub(super) use_now: Shares,
     pub(super) nodes: Vec<NodeRow>,
 }

@@ -1,11 +1,16 @@
-//! Watches that no device is ever oversubscribed, from the API objects alone: what nodes publish and what pods carry. It shares no
-//! code with `gpu`, so that a mistake there cannot hide itself here.
+//! Watches that no device is ever oversubscribed, from the API objects alone: what nodes publish and what pods carry; and that each
+//! container runs with the devices of its allocation ([`Started`]). It shares no code with `gpu` and `agent`, so that a mistake there
+//! cannot hide itself here.
 //!
 //! Fed with every change in order; each state is judged when it comes into being, so "at any time" is meant literally.
+
+mod started;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+
+pub use started::Started;
 
 use super::api_server::{Change, ChangeKind};
 
@@ -58,6 +63,7 @@ pub struct Checker {
     /// Pods judged at their binding.
     judged: BTreeSet<String>,
     states: u64,
+    started: Started,
     violations: Vec<String>,
 }
 

@@ -122,6 +122,8 @@ fn head(board: &Board, style: Style) -> Vec<String> {
     second.push(Some(Paint::Red), &format!("{} refused", board.refused));
     second.plain(", ");
     second.push(Some(Paint::Yellow), &format!("{} waiting", board.waiting));
+    second.plain(&format!("; {} containers started on their own devices, ", board.started - board.wrong));
+    second.push((board.wrong > 0).then_some(Paint::Red), &format!("{} on others", board.wrong));
     vec![first.text, second.text, String::new()]
 }
 
@@ -237,6 +239,7 @@ pub(super) fn item_line(item: &Item, style: Style) -> String {
     let (word, paint) = match item.topic {
         Topic::Refused => ("refused", Paint::Red),
         Topic::Placed => ("placed", Paint::Green),
+        Topic::Started => ("started", Paint::Green),
         Topic::Waiting => ("waiting", Paint::Yellow),
         Topic::Fleet => ("fleet", Paint::Cyan),
         Topic::Wrong => ("WRONG", Paint::Red),
@@ -279,6 +282,8 @@ mod tests {
             placed: 90,
             running: 40,
             waiting: 7,
+            started: 80,
+            wrong: 0,
             use_now: Shares { memory: 0.8, cores: 0.5, gpus: 1.0 },
             nodes: (1..=nodes).map(node).collect(),
         }

@@ -11,7 +11,9 @@ pub(super) enum Topic {
     Refused,
     /// A pod was placed.
     Placed,
-    /// A pod fits nowhere at the moment.
+    /// All containers of a GPU pod run.
+    Started,
+    /// A pod fits nowhere at the moment, or a container does not start.
     Waiting,
     /// A GPU changed.
     Fleet,

@@ -325,6 +325,11 @@ impl NodeKubelet {
         self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The same, and forgets them: who runs for long asks often.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Why the real kubelet would have ended by now, `None` where it would not.
     pub fn crash(&self) -> Option<String> {
         self.inner.accounts().crash.clone()

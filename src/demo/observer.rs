@@ -1,6 +1,6 @@
 //! Follows every change of the API objects, past all faults: feeds the checker, measures how long pods waited, and tells the news.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,12 @@ pub(super) struct Seen {
     pub(super) placed_plain: usize,
     /// Bound pods that ended well, ended badly, and were deleted while they ran.
     pub(super) ended: [usize; 3],
+    /// Pods that their node's kubelet failed.
+    pub(super) not_admitted: usize,
+    /// Tries to start a container that the agent or the runtime refused.
+    pub(super) refused_starts: usize,
+    /// From a GPU's failure until the inventory said so.
+    pub(super) noticed: Vec<Duration>,
     /// Pods whose users gave up before they were placed.
     pub(super) given_up: usize,
     /// From creation to binding of GPU pods.
@@ -39,6 +45,14 @@ impl Observer {
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         // The checker's own sums are rebuilt per pod; a panic in between would already be a failed demo.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A container runs now, with these devices.
+    pub(super) fn container_started(&self, pod: &Value, container: &str, devices: &BTreeSet<String>, news: &News) {
+        let mut seen = self.seen();
+        let before = seen.checker.violations().len();
+        seen.checker.container_started(pod, container, devices);
+        seen.tell_violations(before, news);
     }
 
     /// Runs until the API server is gone.
@@ -65,11 +79,15 @@ impl Seen {
     fn apply(&mut self, change: &Change, news: &News) {
         let before = self.checker.violations().len();
         self.checker.apply(change);
-        for violation in &self.checker.violations()[before..] {
-            news.tell(Topic::Wrong, violation.clone());
-        }
+        self.tell_violations(before, news);
         if change.plural == "pods" {
             self.pod(change, news);
+        }
+    }
+
+    fn tell_violations(&self, before: usize, news: &News) {
+        for violation in &self.checker.violations()[before..] {
+            news.tell(Topic::Wrong, violation.clone());
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::checker::Started;
 use super::latency::{Percentiles, Short};
 
 /// The outcome of a run.
@@ -28,6 +29,14 @@ pub struct Report {
     pub placed_plain: usize,
     /// Ended well, ended badly, deleted while running.
     pub ended: [usize; 3],
+    /// Containers that started, and with whose devices.
+    pub started: Started,
+    /// Pods that their node's kubelet failed.
+    pub not_admitted: usize,
+    /// Tries to start a container that the agent or the runtime refused.
+    pub refused_starts: usize,
+    /// From a GPU's failure until the inventory said so, the longest; `None`: no GPU failed.
+    pub noticed: Option<Duration>,
     /// Deleted by users who waited in vain.
     pub given_up: usize,
     /// Pods without a node at the end.
@@ -46,10 +55,16 @@ pub struct Report {
     pub prioritize: Percentiles,
     /// The extender with its API call, seen from the scheduler.
     pub bind: Percentiles,
+    /// The agents, seen from the kubelets.
+    pub allocate: Percentiles,
+    /// The agents' check at container start, seen from the kubelets.
+    pub pre_start: Percentiles,
     /// From a GPU pod's creation to its binding.
     pub waits: Percentiles,
-    /// Writes of Packhorse to the API server that succeeded, by what was written.
+    /// Writes of the server to the API server that succeeded, by what was written.
     pub writes: Vec<(String, usize)>,
+    /// The same of the agents.
+    pub agent_writes: Vec<(String, usize)>,
     /// Errors the scheduler met, and how often.
     pub errors: Vec<(String, usize)>,
     /// Faults injected into the API server's answers and watches.
@@ -74,7 +89,7 @@ pub struct Shares {
 }
 
 impl Report {
-    /// Whether no device was oversubscribed, no promise broken and no pod wrongly admitted or refused.
+    /// Whether no device was oversubscribed, no container got another's devices, no promise broken and no pod wrongly admitted or refused.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty() && self.surprises.is_empty()
     }
@@ -145,6 +160,8 @@ impl Report {
             ("prioritize", self.prioritize),
             ("bind, with its API call", self.bind),
             ("GPU pod from creation to binding", self.waits),
+            ("Allocate", self.allocate),
+            ("PreStartContainer", self.pre_start),
         ] {
             writeln!(
                 out,
@@ -156,11 +173,18 @@ impl Report {
                 Short(p.max)
             )?;
         }
-        let writes: Vec<String> = self.writes.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        for (who, writes) in [("the server", &self.writes), ("the agents", &self.agent_writes)] {
+            let writes: Vec<String> = writes.iter().map(|(what, count)| format!("{count} {what}")).collect();
+            let writes = if writes.is_empty() { "none".to_owned() } else { writes.join(", ") };
+            writeln!(out, "  API writes by {who}: {writes}")?;
+        }
+        if let Some(noticed) = self.noticed {
+            writeln!(out, "  a failed GPU was out of the inventory after {} at most", Short(noticed))?;
+        }
         writeln!(
             out,
-            "  API writes by Packhorse: {}",
-            if writes.is_empty() { "none".to_owned() } else { writes.join(", ") }
+            "  container starts refused, and tried again: {}; pods failed by a kubelet: {}",
+            self.refused_starts, self.not_admitted
         )?;
         writeln!(out, "  faults injected: {} (watches cut, delayed or expired; answers late or lost)", self.faults)?;
         if !self.errors.is_empty() {
@@ -185,12 +209,18 @@ impl Report {
             writeln!(out, "WRONG: {violation}")?;
         }
         writeln!(out, "Judged {} states of {} GPUs from the API objects alone.", self.states, self.gpus)?;
+        let Started { with_devices, wrong, .. } = self.started;
+        if wrong == 0 {
+            writeln!(out, "{with_devices} containers started, each with its own devices; 0 wrong.")?;
+        } else {
+            writeln!(out, "{with_devices} containers started; {wrong} wrong, with devices that are not theirs.")?;
+        }
         if self.violations.is_empty() {
             writeln!(out, "OK: no GPU was oversubscribed at any time, and every pod got what it asked for.")
         } else {
             writeln!(
                 out,
-                "FAILED: {} times a GPU was oversubscribed or a promise broken, see above.",
+                "FAILED: {} times a GPU was oversubscribed, a container got another's devices, or a promise was broken; see above.",
                 self.violations.len()
             )
         }
@@ -225,13 +255,17 @@ mod tests {
 
     #[test]
     fn the_last_line_is_the_verdict() {
-        let mut report = Report { gpus: 4, states: 17, ..Report::default() };
+        let started = Started { with_devices: 3, ..Started::default() };
+        let mut report = Report { gpus: 4, states: 17, started, ..Report::default() };
         assert!(report.is_clean());
         assert!(
             report
                 .text(80)
                 .ends_with("\nOK: no GPU was oversubscribed at any time, and every pod got what it asked for.\n")
         );
+        assert!(report.text(80).contains("\n3 containers started, each with its own devices; 0 wrong.\n"));
+        report.started.wrong = 1;
+        assert!(report.text(80).contains("\n3 containers started; 1 wrong, with devices that are not theirs.\n"));
         report.violations.push("node-1 GPU-x: 90 of 80 MiB".to_owned());
         assert!(!report.is_clean());
         let text = report.text(80);
