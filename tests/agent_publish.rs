@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use packhorse::agent::backend::Card;
+use packhorse::agent::events::Events;
 use packhorse::agent::labels::host::Host;
 use packhorse::agent::pods::Pods;
 use packhorse::agent::publish::{Deploy, Metrics, Publisher, Settings, Sources};
@@ -18,6 +19,7 @@ use packhorse::agent::standing::{Standing, StandingSender};
 use packhorse::agent::view::{MigStrategy, NodeView};
 use packhorse::demo::api_server::{ApiServer, Match, Settings as Server};
 use packhorse::gpu::device::{Device, Enforcement, ForeignPod, Health};
+use packhorse::kube_api::calls::{CallMetrics, Calls};
 use packhorse::kube_api::inventory;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -55,9 +57,14 @@ impl Agent {
             host: Arc::new(Host::new(Path::new("/nonexistent"))),
             labels: [("gpu".to_owned(), "on".to_owned())].into(),
         };
-        let sources = Sources { view: receiver, pods: Arc::clone(&pods), standing: Arc::clone(&standing) };
-        let publisher = Arc::new(Publisher::new(api.client().unwrap(), settings, sources, metrics.clone()));
+        let client = api.client().unwrap();
+        let registry = &mut Registry::default();
+        let calls = Calls::new(client.clone(), Duration::from_secs(5), CallMetrics::new(registry));
+        let (events, writer) = Events::new(&calls, NODE.into(), registry);
+        let sources = Sources { view: receiver, pods: Arc::clone(&pods), standing: Arc::clone(&standing), events };
+        let publisher = Arc::new(Publisher::new(client, settings, sources, metrics.clone()));
         let stop = CancellationToken::new();
+        tokio::spawn(writer.run(stop.clone()));
         tokio::spawn(Arc::clone(&publisher).run(stop.clone()));
         Self { api, view, pods, standing, publisher, metrics, _stop: stop.drop_guard() }
     }

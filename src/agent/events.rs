@@ -174,7 +174,7 @@ impl Writer {
 
     async fn send(&self, sentence: &Sentence) -> Result<(), CallError> {
         let Sentence { pod, kind, reason, note } = sentence;
-        const ACTION: &str = "CheckHealth";
+        const ACTION: &str = "ServeNode";
         match pod {
             None => {
                 let event = NodeEvent { node: &self.node, kind, reason, action: ACTION, note };

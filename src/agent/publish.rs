@@ -13,7 +13,6 @@ mod metrics;
 mod own_node;
 mod pace;
 mod publication;
-mod report;
 mod taint;
 mod totals;
 mod write;
@@ -32,6 +31,7 @@ pub use self::metrics::Metrics;
 pub use self::own_node::{OwnNode, Totals};
 
 use self::write::Writer;
+use super::events::Events;
 use super::labels::host::Host;
 use super::pods::Pods;
 use super::standing::StandingSender;
@@ -62,11 +62,12 @@ pub struct Sources {
     pub pods: Arc<Pods>,
     /// Ready, refused, foreign.
     pub standing: Arc<StandingSender>,
+    /// Where it is told what people should know about the node.
+    pub events: Events,
 }
 
 /// See the module.
 pub struct Publisher {
-    client: Client,
     writer: Writer,
     settings: Settings,
     sources: Sources,
@@ -86,10 +87,10 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// Does nothing until [`Self::run`].
     pub fn new(client: Client, settings: Settings, sources: Sources, metrics: Metrics) -> Self {
-        let (api, name) = (Api::<Node>::all(client.clone()), Arc::clone(&settings.node));
+        let (api, name) = (Api::<Node>::all(client), Arc::clone(&settings.node));
         let writer = Writer { api, name, state: Arc::default(), metrics };
         let (confirmed, totals_written) = (watch::Sender::new(None), watch::Sender::new(false));
-        Self { client, writer, settings, sources, confirmed, totals_written }
+        Self { writer, settings, sources, confirmed, totals_written }
     }
 
     /// The inventory that the node is known to have, with the standing it tells of: who has something to wait for waits here
@@ -116,12 +117,12 @@ impl Publisher {
 
     /// Publishes until `stop`. What is on its way then may or may not arrive: who has a last word waits for it to be confirmed first.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let Sources { view, pods, standing } = &self.sources;
+        let Sources { view, pods, standing, events } = &self.sources;
         let inventory = inventory::Inventory::new(view.clone(), standing.subscribe(), self.confirmed.clone());
         let totals = totals::Totals::new(view.clone(), Arc::clone(pods), self.totals_written.clone());
         let taint = taint::StartTaint { confirmed: self.confirmed(), totals: self.totals_written() };
-        let (client, metrics) = (self.client.clone(), self.writer.metrics.clone());
-        let labels = labels::Labels::new(self.settings.clone(), view.clone(), client, metrics);
+        let metrics = self.writer.metrics.clone();
+        let labels = labels::Labels::new(self.settings.clone(), view.clone(), events.clone(), metrics);
         let writer = &self.writer;
         let all = async {
             tokio::join!(

@@ -4,7 +4,7 @@
 //! Flags, listeners and signals are not known here. What needs the API server waits for it by itself; only the container runtime's
 //! version is waited for, and not for long. A background task that ends by itself is a fault: [`Running::fault`].
 
-pub mod form;
+mod runtime;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use super::plugin::{self, Plugins};
 use super::pods::{Pods, Source};
 use super::publish::{self, Publisher};
 use super::specification::form::{Conflict, check};
-use super::specification::{self, Form, SpecificationError, Specifications};
+use super::specification::{self, Detection, Form, SpecificationError, Specifications};
 use super::standing::{Standing, StandingSender};
 use super::start::{self, Start, Starter};
 use super::view::ViewReceiver;
@@ -115,7 +115,7 @@ pub struct Agent {
     publish_metrics: publish::Metrics,
     plugin_metrics: plugin::Metrics,
     start_metrics: start::Metrics,
-    form_metrics: form::Metrics,
+    form_metrics: specification::Metrics,
     client: Hidden<kube::Client>,
 }
 
@@ -143,7 +143,7 @@ impl Agent {
         let publish_metrics = publish::Metrics::new(registry);
         let plugin_metrics = plugin::Metrics::new(registry);
         let start_metrics = start::Metrics::new(registry);
-        let form_metrics = form::Metrics::new(registry);
+        let form_metrics = specification::Metrics::new(registry);
         let (events, event_writer) = Events::new(&calls, Arc::clone(&node), registry);
         let standing = Arc::new(StandingSender::new(Standing::default()));
         Self {
@@ -187,19 +187,30 @@ impl Agent {
         tasks.spawn("devices", devices.run(stop.clone()));
         let pods = Arc::new(Pods::default());
         tasks.spawn("pods of this node", Arc::clone(&pods).run(client.clone(), Arc::clone(&node), stop.clone()));
-        tasks.spawn("pods on failed devices", report_failures(changes, Arc::clone(&pods), events, stop.clone()));
+        tasks
+            .spawn("pods on failed devices", report_failures(changes, Arc::clone(&pods), events.clone(), stop.clone()));
         let publisher = Arc::new(Publisher::new(
             client,
             publish::Settings { node: Arc::clone(&node), host: Arc::new(Host::new(&directories.sys)), labels },
-            publish::Sources { view: view.clone(), pods: Arc::clone(&pods), standing: Arc::clone(&standing) },
+            publish::Sources { view: view.clone(), pods: Arc::clone(&pods), standing: Arc::clone(&standing), events },
             self.publish_metrics,
         ));
         tasks.spawn("publisher", Arc::clone(&publisher).run(stop.clone()));
 
+        let runtime = match settings.form {
+            Some(_) => String::new(),
+            None => runtime::container_runtime(publisher.node(), &directories.state, runtime::PATIENCE).await,
+        };
+        let containerd_config = Some(settings.containerd_config);
+        let detection = Detection { runtime, containerd_config, configured: settings.form };
+        let detected = detection.detect(&directories.host_cdi, &directories.cdi);
+        tracing::info!(form = %detected.form, reason = detected.reason, "form of CDI specifications");
+        check(&detected, &options.device_list_strategy, options.pass_device_specs)?;
+        self.form_metrics.show(&detected);
         let specifications = specification::Settings {
             cdi_dir: directories.cdi,
             host_dirs: directories.host_cdi,
-            form: settings.form.unwrap_or(Form::None),
+            form: detected.form,
             strategies: options.device_list_strategy.clone(),
             device_ids: options.device_id_strategy,
             pass_device_specs: options.pass_device_specs,
@@ -207,16 +218,8 @@ impl Agent {
             mig_minors: PathBuf::from("/proc/driver/nvidia-caps/mig-minors"),
         };
         let specifications = Arc::new(Specifications::new(specifications).map_err(StartError::Specifications)?);
-        let detector = form::Detector {
-            configured: settings.form,
-            containerd_config: settings.containerd_config,
-            state_dir: directories.state.clone(),
-            node: publisher.node(),
-            specifications: Arc::clone(&specifications),
-            metrics: self.form_metrics,
-        };
-        check(&detector.first().await, &options.device_list_strategy, options.pass_device_specs)?;
-        tasks.spawn("form of specifications", detector.follow(stop.clone()));
+        let following = Arc::clone(&specifications).follow_form(detection, self.form_metrics, stop.clone());
+        tasks.spawn("form of specifications", following);
 
         let identity = Identity::new(&directories.kubelet, POD_RESOURCES_PATIENCE);
         let pins = open_pins(&directories.state)?;

@@ -10,12 +10,14 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use packhorse::agent::backend::Card;
+use packhorse::agent::events::Events;
 use packhorse::agent::labels::host::Host;
 use packhorse::agent::pods::Pods;
 use packhorse::agent::publish::{Metrics, Publisher, Settings, Sources};
 use packhorse::agent::standing::{Standing, StandingSender};
 use packhorse::agent::view::{MigStrategy, NodeView};
 use packhorse::gpu::device::{Device, Enforcement, Health};
+use packhorse::kube_api::calls::{CallMetrics, Calls};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -47,9 +49,13 @@ impl Agent {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let host = Arc::new(Host::new(Path::new("/nonexistent")));
         let settings = Settings { node: node.into(), host, labels };
-        let sources = Sources { view: receiver, pods, standing: Arc::clone(&standing) };
+        let registry = &mut Registry::default();
+        let calls = Calls::new(client.clone(), Duration::from_secs(5), CallMetrics::new(registry));
+        let (events, writer) = Events::new(&calls, node.into(), registry);
+        let sources = Sources { view: receiver, pods, standing: Arc::clone(&standing), events };
         let publisher = Arc::new(Publisher::new(client, settings, sources, metrics.clone()));
         let stop = CancellationToken::new();
+        tokio::spawn(writer.run(stop.clone()));
         tokio::spawn(Arc::clone(&publisher).run(stop.clone()));
         Self { view, standing, publisher, metrics, _stop: stop.drop_guard() }
     }
@@ -246,7 +252,7 @@ fn the_account_may_do_what_the_agent_does_and_nothing_more() {
             ("", "nodes", &["get", "list", "watch", "patch"][..]),
             ("", "nodes/status", &["patch"][..]),
             ("", "pods", &["get", "list", "watch"][..]),
-            ("", "events", &["create"][..]),
+            ("", "events", &[][..]),
             ("events.k8s.io", "events", &["create"][..]),
             ("", "pods/binding", &[][..]),
             ("", "pods/status", &[][..]),

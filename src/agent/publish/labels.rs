@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kube::Client;
 use serde_json::json;
 
 use super::Settings;
@@ -12,8 +11,8 @@ use super::deploy::Deploy;
 use super::inventory::is_known;
 use super::metrics::Metrics;
 use super::own_node::OwnNode;
-use super::report;
 use super::write::{Failure, Part, Write, next};
+use crate::agent::events::{EventKind, Events};
 use crate::agent::labels::{self, Labels as Wanted};
 use crate::agent::view::ViewReceiver;
 
@@ -24,7 +23,7 @@ const FIELD: &str = ".metadata.labels.";
 pub(super) struct Labels {
     settings: Settings,
     view: ViewReceiver,
-    client: Reporter,
+    events: Events,
     metrics: Metrics,
     /// What others own, with the value it had then: another value is another case.
     contested: BTreeMap<String, Option<String>>,
@@ -34,18 +33,10 @@ pub(super) struct Labels {
     sent: Option<Wanted>,
 }
 
-struct Reporter(Client);
-
-impl std::fmt::Debug for Reporter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reporter")
-    }
-}
-
 impl Labels {
-    pub(super) fn new(settings: Settings, view: ViewReceiver, client: Client, metrics: Metrics) -> Self {
+    pub(super) fn new(settings: Settings, view: ViewReceiver, events: Events, metrics: Metrics) -> Self {
         let (contested, told, sent) = Default::default();
-        Self { settings, view, client: Reporter(client), metrics, contested, told, sent }
+        Self { settings, view, events, metrics, contested, told, sent }
     }
 
     fn wanted(&mut self, node: &OwnNode) -> Option<Wanted> {
@@ -115,7 +106,7 @@ impl Part for Labels {
                 "labels left alone because field manager {owner:?} owns them with another value: {keys}. Stop what writes them, \
                  or remove the labels, and Packhorse will set them"
             );
-            report::warn(&self.client.0, &self.settings.node, &node.uid, "LabelsOwnedByAnother", message);
+            self.events.node(EventKind::Warning, "LabelsOwnedByAnother", &message);
         }
         another
     }
