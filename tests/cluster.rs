@@ -34,6 +34,8 @@ mod objects;
 mod pods;
 #[path = "cluster/process.rs"]
 mod process;
+#[path = "cluster/said.rs"]
+mod said;
 #[path = "cluster/wait.rs"]
 mod wait;
 
@@ -41,6 +43,10 @@ mod wait;
 mod admission;
 #[path = "cluster/agent_containers.rs"]
 mod agent_containers;
+#[path = "cluster/agent_health.rs"]
+mod agent_health;
+#[path = "cluster/agent_lifecycle.rs"]
+mod agent_lifecycle;
 #[path = "cluster/agent_node.rs"]
 mod agent_node;
 #[path = "cluster/agent_refusals.rs"]

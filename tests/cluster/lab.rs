@@ -68,7 +68,7 @@ pub(crate) struct Lab {
     scheduler: Component,
     server: Component,
     _controller_manager: Component,
-    _api_server: Component,
+    api_server: Component,
     _etcd: Component,
 }
 
@@ -136,7 +136,7 @@ impl Lab {
             scheduler,
             server,
             _controller_manager: controller_manager,
-            _api_server: api_server,
+            api_server,
             _etcd: etcd,
         };
         lab.wait_until_ready().await;
@@ -279,6 +279,19 @@ impl Lab {
     /// How many binds found their room taken.
     pub(crate) async fn bind_conflicts(&self) -> f64 {
         self.metric("packhorse_extender_bind_conflicts_total", &[]).await
+    }
+
+    // ---- kube-apiserver ----
+
+    /// Stops kube-apiserver where it is: connections stay, nobody answers. kube-scheduler ends by itself, if it lasts longer than the
+    /// scheduler's lease.
+    pub(crate) fn pause_api_server(&self) {
+        self.api_server.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume_api_server(&self) {
+        self.api_server.signal("CONT");
     }
 
     // ---- kube-scheduler ----

@@ -36,7 +36,7 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
 use kube::api::Api;
 use packhorse::kubelet_api::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
-use packhorse::kubelet_api::pod_resources::{ListPodResourcesRequest, PodResources};
+use packhorse::kubelet_api::pod_resources::{AllocatableResourcesRequest, ListPodResourcesRequest, PodResources};
 
 pub(crate) use runtime::Runtime;
 pub(crate) use sight::Sight;
@@ -216,6 +216,19 @@ impl Node {
         let mut kubelet = PodResourcesListerClient::connect(socket).await.expect("the kubelet listens");
         let answer = kubelet.list(ListPodResourcesRequest {}).await.expect("the kubelet lists");
         answer.into_inner().pod_resources
+    }
+
+    /// The slots that the kubelet has and holds for healthy, handed out or not, in order.
+    pub(crate) async fn healthy_slots(&self, resource: &str) -> Vec<String> {
+        let socket = format!("unix://{}", self.kubelet_dir.join("pod-resources/kubelet.sock").display());
+        let Ok(mut kubelet) = PodResourcesListerClient::connect(socket).await else { return Vec::new() };
+        let Ok(answer) = kubelet.get_allocatable_resources(AllocatableResourcesRequest {}).await else {
+            return Vec::new();
+        };
+        let devices = answer.into_inner().devices.into_iter().filter(|devices| devices.resource_name == resource);
+        let mut slots: Vec<String> = devices.flat_map(|devices| devices.device_ids).collect();
+        slots.sort();
+        slots
     }
 
     // ---- starting ----

@@ -1,5 +1,6 @@
 //! Creating, finding and following pods.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt};
@@ -61,6 +62,36 @@ pub(crate) async fn all_bound(client: &Client, namespace: &str, count: usize, se
     .await;
     assert!(enough, "{} of {count} pods are bound after {seconds} s", last.len());
     last
+}
+
+/// The containers of a namespace's pods that run: `pod/container` to the runtime's ID.
+pub(crate) async fn running_containers(client: &Client, namespace: &str) -> BTreeMap<String, String> {
+    let mut running = BTreeMap::new();
+    for pod in list(client, namespace).await {
+        let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+        for status in statuses.into_iter().filter(|it| it.state.as_ref().is_some_and(|state| state.running.is_some())) {
+            let name = format!("{}/{}", pod.metadata.name.as_deref().unwrap_or_default(), status.name);
+            running.insert(name, status.container_id.unwrap_or_default());
+        }
+    }
+    running
+}
+
+/// Waits until so many containers run; as [`running_containers`].
+pub(crate) async fn all_running(
+    client: &Client,
+    namespace: &str,
+    count: usize,
+    seconds: u64,
+) -> BTreeMap<String, String> {
+    let mut running = BTreeMap::new();
+    let enough = wait::becomes(seconds, async || {
+        running = running_containers(client, namespace).await;
+        running.len() == count
+    })
+    .await;
+    assert!(enough, "{} of {count} containers run after {seconds} s: {running:?}", running.len());
+    running
 }
 
 /// Waits until kube-scheduler has called the pod unschedulable; its message.
