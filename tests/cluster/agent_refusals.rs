@@ -9,9 +9,9 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::agent::{Agent, cards, uuid};
-use super::agent_containers::{OUTSIDE, first_start, host_devices, promised, refusal, stranger};
+use super::agent_containers::{self, OUTSIDE, first_start, host_devices, promised, refusal, stranger};
 use super::lab::{Lab, on_cluster};
-use super::node::{Node, Runtime, workload};
+use super::node::{Node, Runtime, StandIns, workload};
 use super::{objects, pods, wait};
 
 /// A pod with one container.
@@ -243,7 +243,7 @@ async fn foreign(lab: &Lab) {
     assert_eq!(devices.len(), 1, "one whole device");
     assert_ne!(devices[0], shared, "that nobody held");
     assert_eq!(seen.devices.get(&stand_ins.path(&devices[0])), Some(&stand_ins.number(&devices[0])));
-    assert_eq!(seen.devices.len(), 1 + super::node::StandIns::common().count(), "{:?}", seen.devices);
+    assert_eq!(seen.devices.len(), 1 + StandIns::common().count(), "{:?}", seen.devices);
 
     // One card is left for whole devices.
     let whole = json!({"nvidia.com/gpu": 1});
@@ -268,7 +268,7 @@ async fn foreign(lab: &Lab) {
     pods::refused(client, ours, "beside", 30).await;
 
     // A second one finds no free device.
-    let late = super::agent_containers::stranger(&node, "late");
+    let late = agent_containers::stranger(&node, "late");
     pods::create(client, OUTSIDE, &late).await;
     is_told(client, OUTSIDE, "late", "there is no free device for it").await;
 
@@ -277,12 +277,15 @@ async fn foreign(lab: &Lab) {
         pods::api(client, OUTSIDE).delete(name, &DeleteParams::default().grace_period(1)).await.expect("deleted");
     }
     wait::until("the mark to go", 30, async || of_stranger().await.is_empty().then_some(())).await;
-    for name in [waits, "beside"] {
-        wait::until(&format!("{name} to be bound or to lose to the other"), 60, async || {
-            let all = pods::list(client, ours).await;
-            let bound = all.iter().filter(|pod| objects::node_of(pod).is_some()).count();
-            (bound >= 3).then_some(())
-        })
-        .await;
-    }
+    let freed = wait::until("its device to be given to one that waits", 60, async || {
+        let all = pods::list(client, ours).await;
+        let mut waiting = all.into_iter().filter(|pod| {
+            let name = pod.metadata.name.as_deref();
+            name == Some(waits) || name == Some("beside")
+        });
+        waiting.find(|pod| objects::node_of(pod).is_some())
+    })
+    .await;
+    assert_eq!(objects::annotation(&freed, "devices.packhorse.dev/main"), Some(&*devices[0]));
+    first_start(&node, &freed, "main").await;
 }
