@@ -279,7 +279,11 @@ fn a_pod_that_takes_the_name_of_another_gets_its_own_devices() {
         // StatefulSet does it.
         for (turn, forced) in [false, true, true, false, true].into_iter().enumerate() {
             let pinned = json!({"packhorse.dev/gpu-uuid": uuid(turn % 2)});
-            let pod = pair(&node, "db-0", &json!({"nvidia.com/gpu": 1}), &pinned);
+            let mut pod = pair(&node, "db-0", &json!({"nvidia.com/gpu": 1}), &pinned);
+            if forced {
+                let lingers = serde_json::from_value(json!({"preStop": {"sleep": {"seconds": 3}}}));
+                pod.spec.as_mut().expect("a spec").containers[0].lifecycle = Some(lingers.expect("a hook"));
+            }
             let create = async || pods.create(&PostParams::default(), &pod).await.ok();
             let pod = wait::until("the name to be free", 60, create).await;
             let seen = first_start(&node, &pod, "main").await;
