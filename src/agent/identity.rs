@@ -219,6 +219,12 @@ impl Evidence {
                 "the kubelet's checkpoint gives these slots to pod {pod}, its PodResources to {other_namespace}/{other}"
             )));
         }
+        // It lists every live pod, with or without devices; what an init container holds, it does not name.
+        if !self.live.contains(&(namespace.to_owned(), name.to_owned())) {
+            return Err(Disagreement(format!(
+                "the kubelet's checkpoint gives these slots to pod {pod}, which its PodResources does not list"
+            )));
+        }
         for Claimant { container, .. } in &candidate.claimants {
             let Some((_, phase)) = phases.iter().find(|(name, _)| name == container) else {
                 return Err(Disagreement(format!(

@@ -2,8 +2,8 @@
 //! its pod's annotations changes nothing. Pins are also what the next pod's devices are checked against.
 //!
 //! Written by the check at container start and by the collection of what is left over; one file a pod, whole or not at all. A damaged
-//! file counts as absent: told, counted, removed; its pod is verified anew, and as long as it lives counts by its annotation. What is in memory counts from the instant it is
-//! there, the disk follows before the container starts.
+//! file counts as absent: told, counted, set aside as `<uid>.damaged`; its pod is verified anew, and as long as it lives counts by its
+//! annotation. What is in memory counts from the instant it is there, the disk follows before the container starts.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -17,6 +17,8 @@ use crate::gpu::request::Phase;
 
 /// The directory's name below the agent's state directory.
 const DIRECTORY: &str = "pods";
+/// What the file of a damaged pin ends in.
+const DAMAGED: &str = ".damaged";
 const VERSION: u64 = 1;
 
 /// One pod, verified.
@@ -76,8 +78,8 @@ struct Held {
 pub struct Pins {
     directory: PathBuf,
     pins: Mutex<HashMap<Arc<str>, Held>>,
-    /// UIDs whose pin was damaged.
-    damaged: BTreeSet<Arc<str>>,
+    /// UIDs whose pin was damaged. Each has a file of its own, lest the next agent not know.
+    damaged: Mutex<BTreeSet<Arc<str>>>,
 }
 
 impl Pins {
@@ -92,6 +94,10 @@ impl Pins {
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(uid) = name.strip_suffix(DAMAGED).filter(|uid| is_plain(uid)) {
+                damaged.insert(uid.into());
+                continue;
+            }
             let Some(uid) = name.strip_suffix(".json").filter(|uid| is_plain(uid)) else {
                 tracing::warn!(path = %path.display(), "removing what is no pin: an agent that died left it");
                 remove_file(&path)?;
@@ -102,18 +108,33 @@ impl Pins {
                     pins.insert(Arc::clone(&pin.uid), Held { pin: Arc::new(pin), stored: true });
                 }
                 Err(problem) => {
-                    tracing::error!(path = %path.display(), problem, "a damaged pin was removed; its pod is verified anew when a container of it starts");
+                    tracing::error!(path = %path.display(), problem, "a damaged pin was set aside; its pod is verified anew when a container of it starts");
                     damaged.insert(uid.into());
-                    remove_file(&path)?;
+                    fs::rename(&path, directory.join(format!("{uid}{DAMAGED}")))?;
                 }
             }
         }
-        Ok(Self { directory, pins: Mutex::new(pins), damaged })
+        Ok(Self { directory, pins: Mutex::new(pins), damaged: Mutex::new(damaged) })
     }
 
-    /// The pods whose pins could not be read at the start. As long as they live they hold what they were once verified for, unknown to the pins.
-    pub fn damaged(&self) -> &BTreeSet<Arc<str>> {
-        &self.damaged
+    /// The pods whose pins could not be read at a start, and which were not verified anew since. As long as they live they hold what they
+    /// were once verified for, unknown to the pins.
+    pub fn damaged(&self) -> BTreeSet<Arc<str>> {
+        let mut damaged = self.lock_damaged().clone();
+        let pins = self.lock();
+        damaged.retain(|uid| !pins.contains_key(uid));
+        damaged
+    }
+
+    /// Forgets that a pod's pin was damaged: it is gone, or has a pin again. Blocks.
+    ///
+    /// # Errors
+    /// The file cannot be removed; it no longer counts all the same, and comes back at the next start at most.
+    pub fn remove_damaged(&self, uid: &str) -> io::Result<()> {
+        if !self.lock_damaged().remove(uid) {
+            return Ok(());
+        }
+        remove_file(&self.directory.join(format!("{uid}{DAMAGED}")))
     }
 
     /// The pin of that pod.
@@ -156,9 +177,13 @@ impl Pins {
     /// Sees to it that the disk has the pin of that pod. Blocks.
     ///
     /// # Errors
-    /// It cannot be written; the pin counts in memory all the same, and the next call tries again.
+    /// It cannot be written; the pin counts in memory all the same, and the next call tries again. Or there is no such pin (any more).
     pub fn store(&self, uid: &str) -> io::Result<()> {
-        let Some(Held { pin, stored: false }) = self.lock().get(uid).cloned() else { return Ok(()) };
+        let forgotten = || io::Error::new(io::ErrorKind::NotFound, format!("the pod of UID {uid} is forgotten"));
+        let Held { pin, stored } = self.lock().get(uid).cloned().ok_or_else(forgotten)?;
+        if stored {
+            return Ok(());
+        }
         if !is_plain(uid) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{uid:?} is no UID")));
         }
@@ -169,12 +194,17 @@ impl Pins {
         file.sync_all()?;
         fs::rename(&temporary, self.path(uid))?;
         File::open(&self.directory)?.sync_all()?;
-        if let Some(held) = self.lock().get_mut(uid)
-            && Arc::ptr_eq(&held.pin, &pin)
-        {
-            held.stored = true;
+        match self.lock().get_mut(uid) {
+            Some(held) if Arc::ptr_eq(&held.pin, &pin) => held.stored = true,
+            // Newer: whoever changed it stores it.
+            Some(_) => {}
+            None => {
+                // Forgotten while we wrote.
+                remove_file(&self.path(uid))?;
+                return Err(forgotten());
+            }
         }
-        Ok(())
+        self.remove_damaged(uid)
     }
 
     /// Forgets a pod that is gone. Blocks.
@@ -186,6 +216,11 @@ impl Pins {
             return Ok(());
         }
         remove_file(&self.path(uid))
+    }
+
+    fn lock_damaged(&self) -> std::sync::MutexGuard<'_, BTreeSet<Arc<str>>> {
+        // Every change is one call on the set.
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, uid: &str) -> PathBuf {
@@ -396,7 +431,26 @@ mod tests {
         fs::write(directory.path().join("pods/good.ThreadId(1).new"), "{").unwrap();
         let next = Pins::open(directory.path()).unwrap();
         assert_eq!((next.list().len(), next.damaged().len()), (1, files.len()));
-        assert_eq!(fs::read_dir(directory.path().join("pods")).unwrap().count(), 1);
+        // The agent after the next still knows, until the pod is gone or verified anew.
+        let last = Pins::open(directory.path()).unwrap();
+        assert_eq!((last.list().len(), last.damaged()), (1, next.damaged()));
+        last.remove_damaged("cut").unwrap();
+        reserve(&last, pin("empty", "GPU-1"));
+        last.store("empty").unwrap();
+        let left: BTreeSet<_> = ["level", "moved", "newer"].map(Arc::from).into();
+        assert_eq!((last.damaged(), Pins::open(directory.path()).unwrap().damaged()), (left.clone(), left));
+        assert_eq!(fs::read_dir(directory.path().join("pods")).unwrap().count(), 2 + 3);
+    }
+
+    #[test]
+    fn a_pin_that_is_forgotten_is_not_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::open(directory.path()).unwrap();
+        reserve(&pins, pin("u1", "GPU-1"));
+        pins.store("u1").unwrap();
+        pins.remove("u1").unwrap();
+        assert!(pins.store("u1").is_err());
+        assert_eq!(fs::read_dir(directory.path().join("pods")).unwrap().count(), 0);
     }
 
     #[test]

@@ -175,13 +175,32 @@ impl Start {
             let message =
                 format!("what the runtime reads for pod {} cannot be written: {problem}", subject.full_name());
             Fault::new(Reason::Specification, message)
-        })
+        })?;
+        if self.parts.pins.get(&pin.uid).is_some() {
+            return Ok(());
+        }
+        // Forgotten while we wrote: its devices may be another's by now.
+        let (writer, uid) = (Arc::clone(&self.parts.specifications), Arc::clone(&pin.uid));
+        let removed = tokio::task::spawn_blocking(move || writer.forget_pod(&uid)).await;
+        match removed.map_err(|error| error.to_string()) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(uid = %pin.uid, %error, "specifications of a pod that is gone could not be removed")
+            }
+            Err(error) => {
+                tracing::error!(uid = %pin.uid, error, "specifications of a pod that is gone could not be removed")
+            }
+        }
+        Err(forgotten(&pin.uid))
     }
 
     async fn store(&self, uid: &Arc<str>) -> Result<(), Fault> {
         let (pins, pod) = (Arc::clone(&self.parts.pins), Arc::clone(uid));
         let stored = tokio::task::spawn_blocking(move || pins.store(&pod)).await.map_err(|error| error.to_string());
         stored.and_then(|stored| stored.map_err(|error| error.to_string())).map_err(|problem| {
+            if self.parts.pins.get(uid).is_none() {
+                return forgotten(uid);
+            }
             let message = format!(
                 "what was verified for the pod of UID {uid} cannot be kept in the agent's state directory: {problem}"
             );
@@ -195,6 +214,12 @@ impl Start {
         let given: BTreeSet<&str> = shares.iter().map(|share| &*share.device).collect();
         self.parts.metrics.slots(by_slots == given);
     }
+}
+
+/// The pod was found gone while its container was being let through.
+fn forgotten(uid: &str) -> Fault {
+    let message = format!("the pod of UID {uid} was found gone while its container started; the kubelet tries again");
+    Fault::new(Reason::Gone, message)
 }
 
 #[tonic::async_trait]

@@ -104,7 +104,16 @@ fn a_changed_file_counts_at_once_and_a_damaged_one_does_not() {
     assert_eq!(nodes(), 4);
     node.write_host("etc/nvidia.yaml", &HOST.replace("  - path: /dev/nvidiactl\n", ""));
     assert_eq!(nodes(), 3);
-    for damaged in ["cdiVersion: 0.5.0\nkind: [", "kind: nvidia.com/gpu\n", "kind: nvidia.com/gpu\ncdiVersion: new\n"] {
+    for damaged in [
+        "cdiVersion: 0.5.0\nkind: [",
+        "kind: nvidia.com/gpu\n",
+        "kind: nvidia.com/gpu\ncdiVersion: new\n",
+        "",
+        "---\n",
+        "cdiVersion: 0.5.0\n",
+        "cdiVersion: 0.5.0\nkind:\n",
+        "[]",
+    ] {
         node.write_host("etc/nvidia.yaml", damaged);
         assert_eq!(nodes(), 3, "{damaged}");
     }

@@ -133,3 +133,19 @@ async fn a_pod_of_ours_without_its_allocation_is_not_foreign() {
     assert_eq!(node.count(Reason::NoAllocation), 1);
     assert_eq!(published(&node), list(&[]));
 }
+
+#[tokio::test]
+async fn while_nobody_knows_what_a_foreign_pod_holds_nobody_gets_a_whole_device() {
+    let mut node = serving(2).await;
+    let (uid, _) = bind(&node, "theirs", &main("GPU-1::0", 1)).await;
+    node.prepare(&["GPU-1::0"]).await.unwrap();
+    std::fs::write(node.directory.path().join(format!("state/pods/{uid}.json")), "{").unwrap();
+    node.boot().await;
+    node.boot().await;
+    node.bind("whole", &[container("main", "app", &["GPU-2::0"], &[2]).whole()]).await;
+    let message = node.prepare(&["GPU-2::0"]).await.unwrap_err();
+    assert!(message.contains("pod ns/theirs was damaged on disk"), "{message}");
+    node.delete("theirs", &uid);
+    node.until("it is gone", |agent| agent.pods.get(&uid).is_none()).await;
+    node.prepare(&["GPU-2::0"]).await.unwrap();
+}

@@ -16,8 +16,11 @@ async fn a_pod_that_is_gone_leaves_nothing_behind() {
     }
     node.delete("deleted", &deleted);
     node.api.objects().patch_status("pods", "ns", "ended", &json!({"status": {"phase": "Succeeded"}})).unwrap();
-    node.until("both are forgotten", |agent| agent.pins.get(&deleted).is_none() && agent.pins.get(&ended).is_none())
-        .await;
+    node.until("both are forgotten", |agent| {
+        let pinned = [&deleted, &ended].map(|uid| agent.pins.get(uid).is_some());
+        pinned == [false; 2] && [&one, &two].map(|named| node.gets(&named[0])) == [None, None]
+    })
+    .await;
     assert_eq!([&one, &two, &three].map(|named| node.gets(&named[0])), [None, None, Some(uuid(1))]);
     let stored = Pins::open(&node.directory.path().join("state")).unwrap();
     assert_eq!(stored.list().iter().map(|pin| &*pin.uid).collect::<Vec<_>>(), [&*alive]);
@@ -72,6 +75,22 @@ async fn a_specification_without_a_pin_is_removed_at_the_start() {
     // Its pod lives on and is verified anew when it starts again.
     node.prepare(&["GPU-1::0"]).await.unwrap();
     assert_eq!(node.gets(&named[0]), Some(uuid(1)));
+}
+
+#[tokio::test]
+async fn a_refused_pod_that_the_watch_does_not_know_yet_stays_reported() {
+    let mut node = Node::new(2).await;
+    node.api.faults().hold_watches(true);
+    node.boot().await;
+    let containers = main("GPU-1::0", 9);
+    let uid = node.create(pod("p", &containers));
+    node.admit(&uid, "p", &containers);
+    node.prepare(&["GPU-1::0"]).await.unwrap_err();
+    node.agent().start.sweep().await;
+    assert!(node.refused(&uid).is_some());
+    node.kubelet.end(&uid);
+    node.agent().start.sweep().await;
+    assert!(node.refused(&uid).is_none());
 }
 
 #[tokio::test]

@@ -99,6 +99,7 @@ fn refuses_where_the_two_records_disagree() {
             vec![listed("p1", &[("app", &["a", "b"])])],
             "its PodResources does not",
         ),
+        ("a dead pod", vec![entry("u1", "init1", &["a"])], vec![listed("p2", &[])], "does not list"),
         (
             "an unconfirmed sidecar",
             vec![entry("u1", "side", &["a"]), entry("u1", "app", &["a"])],

@@ -196,7 +196,9 @@ impl HostFile {
             Ok(value) => value,
             Err(_) => serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())?,
         };
-        if value.get("kind").and_then(Value::as_str) != Some(KIND) {
+        // Without a kind it is one that is being written, or was cut: not one of another kind.
+        let kind = value.get("kind").and_then(Value::as_str).ok_or("it has no kind, or one that is no string")?;
+        if kind != KIND {
             return Ok(None);
         }
         let Document { version, devices, common } = serde_json::from_value(value).map_err(|error| error.to_string())?;

@@ -98,8 +98,8 @@ impl Reason {
         }
     }
 
-    /// Whether trying again will not help, so that the world is told and the pod can be moved. What lies with the node's own
-    /// records, the API server or time does not last.
+    /// Whether trying again will not help, so that the world is told and the pod can be moved. What lies with the kubelet's
+    /// records, the API server or time does not last; a disk or a host's specification waits for a person.
     pub fn lasts(self) -> bool {
         match self {
             Self::Foreign
@@ -115,7 +115,9 @@ impl Reason {
             | Self::Health
             | Self::Amount
             | Self::Enforcement
-            | Self::Conflict => true,
+            | Self::Conflict
+            | Self::State
+            | Self::Specification => true,
             Self::NoSlots
             | Self::Unreadable
             | Self::Disagreement
@@ -126,8 +128,6 @@ impl Reason {
             | Self::Ended
             | Self::NoDevices
             | Self::Unconfirmed
-            | Self::State
-            | Self::Specification
             | Self::Publication
             | Self::Deadline => false,
         }

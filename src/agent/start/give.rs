@@ -40,7 +40,9 @@ impl Start {
         let name = pin.full_name();
         let mut alive: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut gone: BTreeSet<Arc<str>> = BTreeSet::new();
-        let unpinned = self.unpinned()?;
+        let exclusive =
+            pin.allocation.containers.iter().flat_map(|container| &container.shares).any(|share| share.exclusive);
+        let unpinned = self.unpinned(&pin.uid, exclusive)?;
         loop {
             let Full { device, what, holders } = match self.parts.pins.reserve(pin.clone(), |pinned| {
                 let known = |other: &Pin| other.uid == pin.uid || pinned.iter().any(|pin| pin.uid == other.uid);
@@ -79,8 +81,9 @@ impl Start {
         }
     }
 
-    /// Pods whose pins were damaged, as the API server knows them: they started before, and still hold what they were given.
-    fn unpinned(&self) -> Result<Vec<Arc<Pin>>, Fault> {
+    /// Pods whose pins were damaged, as the API server knows them: they started before, and still hold what they were given. What a
+    /// foreign one was given it does not know; then nobody else gets a device for himself.
+    fn unpinned(&self, uid: &str, exclusive: bool) -> Result<Vec<Arc<Pin>>, Fault> {
         let damaged = self.parts.pins.damaged();
         if damaged.is_empty() {
             return Ok(Vec::new());
@@ -89,8 +92,17 @@ impl Start {
             let message = "what pods with damaged pins hold is not known before the API server has told of them; the kubelet tries again";
             return Err(Fault::new(Reason::Unconfirmed, message));
         }
-        let live = damaged.iter().filter_map(|uid| self.parts.pods.get(uid)).filter(|pod| !pod.ended);
-        let pins = live.filter_map(|pod| {
+        let live: Vec<_> = damaged.iter().filter_map(|uid| self.parts.pods.get(uid)).filter(|pod| !pod.ended).collect();
+        let unread =
+            |pod: &&Arc<NodePod>| *pod.uid != *uid && !pod.slots.is_empty() && !matches!(pod.allocation, Some(Ok(_)));
+        if exclusive && let Some(pod) = live.iter().find(unread) {
+            let message = format!(
+                "what was verified for pod {} was damaged on disk, and no annotation says which devices it holds: nobody gets a whole device                  before it is gone; delete it",
+                pod.full_name()
+            );
+            return Err(Fault::new(Reason::Unconfirmed, message));
+        }
+        let pins = live.iter().filter_map(|pod| {
             let allocation = pod.allocation.as_ref()?.as_ref().ok()?.clone();
             Some(Arc::new(Pin {
                 uid: Arc::clone(&pod.uid),

@@ -52,6 +52,12 @@ impl Refusals {
         }
     }
 
+    /// Their UIDs, and `namespace/name`.
+    pub(super) fn list(&self) -> BTreeMap<Arc<str>, String> {
+        let standing = self.standing.borrow();
+        standing.refused.iter().map(|(uid, refused)| (Arc::clone(uid), refused.pod.clone())).collect()
+    }
+
     fn change(&self, uid: &Arc<str>, pod: &str, change: impl FnOnce(&mut BTreeMap<Arc<str>, String>)) {
         let mut all = self.lock();
         let messages = all.entry(Arc::clone(uid)).or_default();

@@ -38,7 +38,15 @@ impl Start {
         if !parts.pods.is_complete() {
             return;
         }
-        self.refusals.retain(|uid| parts.pods.get(uid).is_some_and(|pod| !pod.ended));
+        self.refusals.retain(|uid| parts.pods.get(uid).is_none_or(|pod| !pod.ended));
+        let mut refused = self.refusals.list();
+        refused.retain(|uid, _| parts.pods.get(uid).is_none());
+        let damaged = parts.pins.damaged();
+        let (ended, damaged): (Vec<_>, Vec<_>) = damaged
+            .into_iter()
+            .filter(|uid| parts.pods.get(uid).is_none_or(|pod| pod.ended))
+            .partition(|uid| parts.pods.get(uid).is_some());
+        self.forget_damaged(ended).await;
         let mut unknown = Vec::new();
         for pin in parts.pins.list() {
             match parts.pods.get(&pin.uid) {
@@ -47,7 +55,7 @@ impl Start {
                 None => unknown.push(pin),
             }
         }
-        if unknown.is_empty() {
+        if unknown.is_empty() && refused.is_empty() && damaged.is_empty() {
             return;
         }
         match parts.identity.known().await {
@@ -55,6 +63,12 @@ impl Start {
                 for pin in unknown.iter().filter(|pin| !known.has(&pin.uid, &pin.namespace, &pin.name)) {
                     self.forget(pin).await;
                 }
+                // The watch may lag behind the kubelet: asked for by name, they were there.
+                self.refusals.retain(|uid| {
+                    let name = refused.get(uid).and_then(|name| name.split_once('/'));
+                    name.is_none_or(|(namespace, name)| known.has(uid, namespace, name))
+                });
+                self.forget_damaged(damaged.into_iter().filter(|uid| !known.uids.contains(&**uid)).collect()).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "whether pods that are gone from the API server still run here is not known; they keep their devices")
@@ -73,17 +87,35 @@ impl Start {
         });
         let (pins, specifications, uid) =
             (Arc::clone(&parts.pins), Arc::clone(&parts.specifications), Arc::clone(&pin.uid));
-        // Specifications first: one without a pin is found at the next start only.
+        // The pin first: a start that writes a specification meanwhile looks for the pin afterwards.
         let work = move || {
-            if let Err(error) = specifications.forget_pod(&uid) {
-                tracing::error!(%uid, %error, "specifications of a pod that is gone could not be removed");
-            }
             if let Err(error) = pins.remove(&uid) {
                 tracing::error!(%uid, %error, "the pin of a pod that is gone could not be removed");
+            }
+            if let Err(error) = specifications.forget_pod(&uid) {
+                tracing::error!(%uid, %error, "specifications of a pod that is gone could not be removed");
             }
         };
         if tokio::task::spawn_blocking(work).await.is_ok() {
             parts.metrics.collect();
+        }
+    }
+
+    /// Forgets pods that are gone and whose pins were damaged.
+    async fn forget_damaged(&self, uids: Vec<Arc<str>>) {
+        if uids.is_empty() {
+            return;
+        }
+        let pins = Arc::clone(&self.parts.pins);
+        let work = move || {
+            for uid in uids {
+                if let Err(error) = pins.remove_damaged(&uid) {
+                    tracing::error!(%uid, %error, "the damaged pin of a pod that is gone could not be removed");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!(%error, "damaged pins of pods that are gone could not be removed");
         }
     }
 
