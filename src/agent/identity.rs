@@ -126,15 +126,27 @@ impl Identity {
         })
     }
 
-    async fn both(&self) -> Result<(Checkpoint, Vec<ListedPod>), IdentityError> {
+    /// UIDs of the pods that the kubelet has given devices, by its checkpoint alone; some may be dead.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn admitted(&self) -> Result<BTreeSet<String>, IdentityError> {
+        let checkpoint = self.checkpoint().await?;
+        Ok(checkpoint.entries.into_iter().map(|entry| entry.pod_uid).collect())
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint, IdentityError> {
         let path = Arc::clone(&self.checkpoint);
-        let checkpoint = tokio::task::spawn_blocking(move || Checkpoint::read(&path));
-        let listed = self.pod_resources.list().await?;
-        let checkpoint = checkpoint.await.map_err(|error| CheckpointError::Format {
+        let read = tokio::task::spawn_blocking(move || Checkpoint::read(&path)).await;
+        Ok(read.map_err(|error| CheckpointError::Format {
             path: self.checkpoint.display().to_string(),
             problem: format!("reading it failed: {error}"),
-        })??;
-        Ok((checkpoint, listed))
+        })??)
+    }
+
+    async fn both(&self) -> Result<(Checkpoint, Vec<ListedPod>), IdentityError> {
+        let (checkpoint, listed) = tokio::join!(self.checkpoint(), self.pod_resources.list());
+        Ok((checkpoint?, listed?))
     }
 }
 

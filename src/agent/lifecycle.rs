@@ -123,12 +123,11 @@ impl Lifecycle {
             tracing::warn!("the Node still says ready: the API server does not answer");
         }
         loop {
-            let waiting = match self.identity.known().await {
-                Ok(known) => unadmitted(&self.pods.list(), |uid| known.uids.contains(uid)),
-                // A kubelet that is away admits nobody; it will fail what it finds bound when it is back, whether we stay or not.
+            let waiting = match self.identity.admitted().await {
+                Ok(admitted) => unadmitted(&self.pods.list(), |uid| admitted.contains(uid)),
                 Err(error) => {
-                    tracing::info!(%error, "the kubelet is not there: nobody to wait for");
-                    return;
+                    tracing::debug!(%error, "who has been admitted is not known");
+                    unadmitted(&self.pods.list(), |_| false)
                 }
             };
             if waiting.is_empty() {

@@ -281,8 +281,8 @@ impl Plugins {
             Some(plugin.task)
         });
         let ended = ended.collect();
-        // So that a node without resources counts as registered too.
-        self.registered.change(|_| {});
+        // What an earlier run of these plugins left is not waited for, and a node without resources counts as registered too.
+        self.registered.change(|resources| resources.retain(|resource, _| running.contains_key(resource)));
         ended
     }
 

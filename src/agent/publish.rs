@@ -94,7 +94,8 @@ impl Publisher {
     }
 
     /// The inventory that the node is known to have, with the standing it tells of: who has something to wait for waits here
-    /// (`wait_for`). `None` before the first.
+    /// (`wait_for`). `None` before the first, and while
+    /// another is on its way.
     pub fn confirmed(&self) -> watch::Receiver<Option<Confirmed>> {
         self.confirmed.subscribe()
     }

@@ -104,7 +104,11 @@ impl Plugin {
         let mut backoff =
             Backoff { next: timing.retry_first, first: timing.retry_first, longest: timing.retry_longest };
         loop {
-            retired.retain(Open::is_read);
+            let (read, done): (Vec<_>, Vec<_>) = std::mem::take(retired).into_iter().partition(Open::is_read);
+            *retired = read;
+            for open in done {
+                open.shut(timing.shutdown).await;
+            }
             if open.as_ref().is_none_or(|open| !open.socket.is_there()) {
                 match self.serve().await {
                     Ok(new) => retired.extend(open.replace(new)),

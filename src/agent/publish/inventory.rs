@@ -78,6 +78,10 @@ impl Part for Inventory {
         let due = (node.inventory.as_deref() != Some(&*text))
             .then(|| Write::Merge(json!({"metadata": {"annotations": {INVENTORY: text}}})));
         self.latest = Some(Confirmed { inventory: text.into(), standing });
+        if due.is_some() {
+            // While a write is on its way nobody knows which of the two the node has.
+            self.confirmed.send_if_modified(|known| known.take().is_some());
+        }
         due
     }
 

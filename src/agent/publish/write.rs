@@ -119,7 +119,8 @@ impl Writer {
                         tracing::info!(node = %self.name, kind = P::KIND, "writes to the node succeed again");
                     }
                 }
-                Err(failure) if part.refused(&node, &failure) => {}
+                // The node as it is now, or what was just refused would be tried again at once.
+                Err(failure) if part.refused(&node, &failure) => self.refresh().await,
                 Err(failure) => {
                     let text = failure.to_string();
                     if told.as_ref() != Some(&text) {
