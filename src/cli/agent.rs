@@ -86,7 +86,7 @@ pub struct Args {
     /// How log lines look
     #[arg(long, value_enum, default_value_t)]
     log_format: logs::Format,
-    /// Log level
+    /// What is logged: error, warn, info, debug, or a filter such as packhorse=debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
     /// NVIDIA's own.
