@@ -177,6 +177,17 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+impl Running {
+    /// Ends it in order. The list outlives the task: a kubelet whose stream ends hangs up, on calls in flight too.
+    async fn end(self) -> Result<(), tokio::task::JoinError> {
+        let Self { list, stop, task, .. } = self;
+        stop.cancel();
+        let ended = task.await;
+        drop(list);
+        ended
+    }
+}
+
 impl Plugins {
     /// Nothing is served before [`Self::run`].
     pub fn new(
@@ -216,7 +227,7 @@ impl Plugins {
         loop {
             let newest = Arc::clone(&view.borrow_and_update());
             for ended in self.update(&mut running, &newest) {
-                leaving.spawn(ended);
+                leaving.spawn(ended.end());
             }
             *self.shared.allocating.lock().unwrap_or_else(PoisonError::into_inner) =
                 self.shared.settings.reply.control_nodes();
@@ -226,8 +237,7 @@ impl Plugins {
                     () = stop.cancelled() => {
                         for (resource, plugin) in running {
                             self.registered.set(&resource, false);
-                            plugin.stop.cancel();
-                            leaving.spawn(plugin.task);
+                            leaving.spawn(plugin.end());
                         }
                         while let Some(ended) = leaving.join_next().await {
                             if let Ok(Err(error)) | Err(error) = ended {
@@ -249,7 +259,7 @@ impl Plugins {
     }
 
     /// Brings lists and plugins in line with the view. Returns the plugins that have nothing to show any more.
-    fn update(&self, running: &mut BTreeMap<Arc<str>, Running>, view: &NodeView) -> Vec<JoinHandle<()>> {
+    fn update(&self, running: &mut BTreeMap<Arc<str>, Running>, view: &NodeView) -> Vec<Running> {
         let resources = view.resources();
         let (now, numa) = (Instant::now(), self.shared.settings.publish_numa);
         for (resource, plugin) in running.iter_mut() {
@@ -276,9 +286,8 @@ impl Plugins {
         let ended = ended.into_iter().filter_map(|resource| {
             let plugin = running.remove(&resource)?;
             tracing::info!(resource = &*resource, "the node has no devices of this resource any more");
-            plugin.stop.cancel();
             self.registered.forget(&resource);
-            Some(plugin.task)
+            Some(plugin)
         });
         let ended = ended.collect();
         // What an earlier run of these plugins left is not waited for, and a node without resources counts as registered too.

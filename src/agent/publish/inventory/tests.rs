@@ -67,7 +67,7 @@ fn is_written_only_where_the_node_has_another() {
     standing.send_modify(|standing| standing.ready = true);
     let ready = text(part.due(&node));
     assert_ne!(ready, written);
-    assert!(!part.confirmed.borrow().as_ref().unwrap().standing.ready, "not confirmed before it is there");
+    assert_eq!(*part.confirmed.borrow(), None, "while it is on its way nobody knows which of the two is there");
 
     let mut failed = two_cards();
     failed.devices[0].health = Health::Unhealthy;
