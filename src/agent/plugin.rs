@@ -10,12 +10,12 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`register`] | serving and registering one resource, again and again |
-//! | [`service`] | the calls of the kubelet |
-//! | [`list`] | which slots are shown |
-//! | [`allocate`] | what `Allocate` answers, by strategy |
-//! | [`preferred`] | which slots are preferred |
-//! | [`socket`] | socket files |
+//! | `register` | serving and registering one resource, again and again |
+//! | `service` | the calls of the kubelet |
+//! | `list` | which slots are shown |
+//! | `allocate` | what `Allocate` answers, by strategy |
+//! | `preferred` | which slots are preferred |
+//! | `socket` | socket files |
 
 mod allocate;
 mod list;

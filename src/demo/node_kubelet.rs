@@ -11,10 +11,10 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`accounts`] | which slots there are and who has them |
-//! | [`checkpoint`] | the same on disk |
-//! | [`plugins`] | registered plugins and the calls to them |
-//! | [`pod_resources`] | the same for other programs, over gRPC |
+//! | `accounts` | which slots there are and who has them |
+//! | `checkpoint` | the same on disk |
+//! | `plugins` | registered plugins and the calls to them |
+//! | `pod_resources` | the same for other programs, over gRPC |
 
 mod accounts;
 mod checkpoint;

@@ -263,7 +263,7 @@ fn without_the_api_server_slots_are_allocated_and_crashed_containers_start_again
         }
         times.sort();
         say(&format!(
-            "1,000 Allocate calls without API server: p50 {:?}, p99 {:?} (debug build)",
+            "1,000 Allocate calls without API server: p50 {:?}, p99 {:?} (this build)",
             times[500], times[990]
         ));
         let seen = starts(before + 3).await;
