@@ -15,7 +15,6 @@ use super::process::Component;
 use super::{http, identity, wait};
 
 /// A running agent.
-#[allow(dead_code, reason = "the tests of the agent grow")]
 pub(crate) struct Agent {
     /// Where it serves `/metrics` and `/readyz`.
     pub(crate) metrics_address: SocketAddr,
@@ -24,7 +23,6 @@ pub(crate) struct Agent {
     component: Component,
 }
 
-#[allow(dead_code, reason = "the tests of the agent grow")]
 impl Agent {
     /// Starts it and waits until it is ready. `flags` come last.
     pub(crate) async fn start(lab: &Lab, node: &Node, topology: &str, flags: &[&str]) -> Self {

@@ -58,15 +58,12 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Node {
     /// Its name in the cluster.
     pub(crate) name: String,
-    #[allow(dead_code, reason = "for the agent")]
-    pub(crate) runtime: Runtime,
     /// Short, and the same from outside and inside.
     pub(crate) directory: PathBuf,
     /// `/var/lib/kubelet`: has `device-plugins/` and `pod-resources/`.
     pub(crate) kubelet_dir: PathBuf,
     /// The only folder in which containerd looks for CDI specifications.
     pub(crate) cdi_dir: PathBuf,
-    #[allow(dead_code, reason = "for the agent")]
     /// For whoever runs on the node and keeps something there.
     pub(crate) state_dir: PathBuf,
     /// `/records` in every container of [`workload::pod`].
@@ -118,7 +115,6 @@ impl Node {
         );
         let mut node = Self {
             name: name.to_owned(),
-            runtime,
             kubelet_dir: directory.join("kubelet"),
             cdi_dir,
             state_dir: directory.join("state"),

@@ -134,7 +134,6 @@ impl Component {
         assert!(sent.success(), "cannot send {signal} to {}", self.name);
     }
 
-    #[allow(dead_code, reason = "the tests of the agent grow")]
     /// Its resident memory now, MiB.
     pub(crate) fn resident_mib(&self) -> f64 {
         let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
