@@ -24,7 +24,6 @@ mod news;
 pub mod node_kubelet;
 mod observer;
 mod parts;
-pub(crate) mod random;
 mod report;
 mod runtime;
 mod sabotage;

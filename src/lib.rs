@@ -22,6 +22,7 @@ pub mod kube_api;
 pub mod kubelet_api;
 pub mod ledger;
 pub mod metrics;
+mod random;
 pub mod serve;
 pub mod webhook;
 pub mod yaml;

@@ -14,7 +14,7 @@ use super::kubelet::Machines;
 use super::machine::Machine;
 use super::news::{News, Topic};
 use super::observer::Observer;
-use super::random::Random;
+use crate::random::Random;
 
 /// Without a duration the incidents come again and again, this far apart.
 const PERIOD: Duration = Duration::from_secs(30);

@@ -35,11 +35,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::random::Random;
 use crate::gpu::request::Phase;
 use crate::kubelet_api::device_plugin as api;
 use crate::kubelet_api::device_plugin::registration_server::RegistrationServer;
 use crate::kubelet_api::pod_resources::pod_resources_lister_server::PodResourcesListerServer;
+use crate::random::Random;
 use accounts::{Accounts, Wanted};
 use plugins::Client;
 

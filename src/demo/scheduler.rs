@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use self::cache::Cache;
 use self::queue::{Pending, Queue};
 use super::http_client::{CallError, HttpClient};
-use super::random::Random;
+use crate::random::Random;
 
 /// What the loop needs to run.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::random::Random;
+use crate::random::Random;
 
 /// How long the pod runs once started, in seconds; read by the demo's kubelet. Absent: until somebody deletes it.
 pub(super) const RUNS: &str = "demo.packhorse.dev/runs";

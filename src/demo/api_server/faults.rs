@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::store::Store;
-use crate::demo::random::Random;
+use crate::random::Random;
 
 /// How often things go wrong, as probabilities from 0 to 1. `Default`: never.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -10,7 +10,7 @@ use super::pod;
 use super::refusal::{Cause, Refusal};
 use super::resource::{Resource, Target};
 use super::store::{Key, State, Store};
-use crate::demo::random::Random;
+use crate::random::Random;
 
 /// What a client may say about a deletion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::plugins::Client;
 use super::{Container, Count, Pod, RunOptions};
-use crate::demo::random::Random;
 use crate::gpu::request::Phase;
 use crate::kubelet_api::device_plugin as api;
+use crate::random::Random;
 
 /// A resource whose plugin is away this long is taken off the node: `endpointStopGracePeriod`.
 const GRACE: Duration = Duration::from_secs(5 * 60);

@@ -1,4 +1,5 @@
-//! Random numbers by seed (splitmix64): small, repeatable, and good enough for faults and arrivals.
+//! Random numbers by seed (splitmix64): small, repeatable, and good enough for faults, arrivals and shuffles. Knows nothing of anything;
+//! used by the demo, the simulator and the learned workload.
 
 /// A stream of random numbers.
 #[derive(Debug, Clone)]
