@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Damaged, Decoded, Field, parse};
+use super::fields::{Damaged, Decoded, Field, parse, shorten};
 use super::inventory::read_name;
 use super::names::{ALLOCATION, DEVICES_PREFIX};
+use super::pod::PodView;
 use crate::gpu::allocation::{Allocation, ContainerAllocation, Share};
 use crate::gpu::device::Enforcement;
 
@@ -93,11 +94,43 @@ pub fn encode(allocation: &Allocation) -> String {
 /// same UUIDs in the same order.
 pub fn annotations(allocation: &Allocation) -> Vec<(String, String)> {
     let mut annotations = vec![(ALLOCATION.to_owned(), encode(allocation))];
-    annotations.extend(allocation.containers.iter().map(|container| {
-        let devices: Vec<&str> = container.shares.iter().map(|share| &*share.device).collect();
-        (format!("{DEVICES_PREFIX}{}", container.name), devices.join(","))
-    }));
+    let lists = allocation.containers.iter();
+    annotations.extend(lists.map(|container| (format!("{DEVICES_PREFIX}{}", container.name), write_list(container))));
     annotations
+}
+
+fn write_list(container: &ContainerAllocation) -> String {
+    let devices: Vec<&str> = container.shares.iter().map(|share| &*share.device).collect();
+    devices.join(",")
+}
+
+/// A pod's annotations `devices.packhorse.dev/<container>`: container and text.
+pub fn device_lists<'a>(pod: &'a PodView<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let annotations = pod.metadata.annotations.iter();
+    annotations.filter_map(|(key, value)| key.strip_prefix(DEVICES_PREFIX).map(|container| (container, &**value)))
+}
+
+/// Whether the lists that a pod has are, to the letter, those of its allocation: where no specification is written, a container sees
+/// what the text of its list says. A list that is missing shows no device.
+///
+/// # Errors
+/// The first container whose list is another.
+pub fn check_lists<'a>(
+    allocation: &Allocation,
+    lists: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), Damaged> {
+    for (name, list) in lists {
+        let given = allocation.containers.iter().find(|container| *container.name == *name).map(write_list);
+        if given.as_deref().unwrap_or_default() != list {
+            return Err(Damaged {
+                key: ALLOCATION,
+                field: format!("containers.{name}"),
+                value: given.as_deref().map_or_else(|| "absent".to_owned(), shorten),
+                problem: format!("must name the devices of annotation {DEVICES_PREFIX}{name}: {:?}", shorten(list)),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads one `devices.packhorse.dev/<container>`.

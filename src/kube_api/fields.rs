@@ -56,7 +56,7 @@ pub(crate) fn parse(key: &'static str, text: &str) -> Result<Value, Damaged> {
 }
 
 /// Long values stay readable in a log line.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -10,7 +10,7 @@ use super::node::whole;
 use super::pods::Damage;
 use super::report::Object;
 use crate::gpu::allocation::{Allocation, Holding};
-use crate::kube_api::allocation::{self, Salvage};
+use crate::kube_api::allocation::{self, Salvage, device_lists};
 use crate::kube_api::fields;
 use crate::kube_api::names::{ALLOCATION, DEVICES_PREFIX, GPU_CORES};
 use crate::kube_api::pod::{ContainerView, PodView};
@@ -65,13 +65,6 @@ fn count(container: &ContainerView<'_>, prefix: &str) -> usize {
 /// Whether the ledger keeps the pod's devices, not only its host request.
 pub(super) fn concerns_gpus(pod: &PodView<'_>, asked: &[(String, usize)]) -> bool {
     !asked.is_empty() || pod.metadata.annotations.contains_key(ALLOCATION) || device_lists(pod).next().is_some()
-}
-
-fn device_lists<'a>(pod: &'a PodView<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
-    pod.metadata
-        .annotations
-        .iter()
-        .filter_map(|(key, value)| key.strip_prefix(DEVICES_PREFIX).map(|container| (container, &**value)))
 }
 
 /// A fingerprint of everything [`Ledger::given`] reads; a status update leaves it as it is.

@@ -1,5 +1,6 @@
-//! From a Pod object to what the agent keeps of it. An annotation that cannot be read is kept as an error with its words: it is
-//! for the check at container start to refuse such a pod, not for the watch to drop it.
+//! From a Pod object to what the agent keeps of it. An annotation that cannot be read, or device lists that contradict the
+//! allocation, are kept as an error with its words: it is for the check at container start to refuse such a pod, not for the watch to
+//! drop it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,14 +27,13 @@ impl NodePod {
             Ok(parsed) => Ok(parsed.request),
             Err(denials) => Err(denials.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         };
-        let given = pod.metadata.annotations.get(ALLOCATION).map(|text| match allocation::decode(text) {
-            Ok(decoded) => {
-                for field in decoded.unknown {
-                    tracing::warn!(%uid, %field, "an unknown field of the allocation was left out");
-                }
-                Ok(decoded.value)
+        let given = pod.metadata.annotations.get(ALLOCATION).map(|text| {
+            let decoded = allocation::decode(text).map_err(|damaged| damaged.to_string())?;
+            for field in decoded.unknown {
+                tracing::warn!(%uid, %field, "an unknown field of the allocation was left out");
             }
-            Err(damaged) => Err(damaged.to_string()),
+            let checked = allocation::check_lists(&decoded.value, allocation::device_lists(pod));
+            checked.map(|()| decoded.value).map_err(|damaged| damaged.to_string())
         });
         Some(Self {
             uid: uid.into(),
@@ -192,5 +192,35 @@ mod tests {
         assert!(damaged.request.unwrap_err().contains("version 9"));
         let ended = pod(|pod| pod["status"] = json!({"phase": "Failed"}));
         assert!(ended.ended);
+    }
+    #[test]
+    fn device_lists_that_contradict_the_allocation_damage_it() {
+        let listed = |container: &str, list: &str| {
+            let key = format!("devices.packhorse.dev/{container}");
+            pod(|pod| pod["metadata"]["annotations"][key] = list.into()).allocation.unwrap()
+        };
+        // What the server itself writes, read again.
+        let given = pod(|_| {}).allocation.unwrap().unwrap();
+        let written = allocation::annotations(&given);
+        let bound =
+            pod(|pod| written.iter().for_each(|(key, text)| pod["metadata"]["annotations"][key] = text[..].into()));
+        assert_eq!(bound.allocation, Some(Ok(given)));
+        assert!(listed("main", "GPU-1,GPU-2").is_ok());
+        assert!(listed("idle", "").is_ok(), "no device");
+        for (container, list) in [
+            ("main", "GPU-1"),
+            ("main", "GPU-1,GPU-3"),
+            ("main", "GPU-2,GPU-1"),
+            ("main", "GPU-1, GPU-2"),
+            ("main", "all"),
+            ("main", ""),
+            ("idle", "GPU-1"),
+            ("idle", "all"),
+            ("nobody", "GPU-3"),
+        ] {
+            let error = listed(container, list).unwrap_err();
+            let expected = format!("devices.packhorse.dev/{container}: {list:?}");
+            assert!(error.starts_with("packhorse.dev/allocation: ") && error.ends_with(&expected), "{error}");
+        }
     }
 }
