@@ -39,6 +39,7 @@ pub use allocate::ReplySettings;
 pub use metrics::Metrics;
 pub use preferred::Spread;
 
+use super::identity::checkpoint;
 use super::pods::Pods;
 use super::specification::Specifications;
 use super::start::Starter;
@@ -197,7 +198,7 @@ impl Plugins {
         starter: Arc<dyn Starter>,
         metrics: Metrics,
     ) -> Self {
-        let checkpoint = settings.device_plugins().join("kubelet_internal_checkpoint");
+        let checkpoint = settings.device_plugins().join(checkpoint::FILE);
         let registered =
             Registered { resources: Mutex::default(), all: watch::Sender::new(false), metrics: metrics.clone() };
         let shared = Shared {

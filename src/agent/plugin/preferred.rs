@@ -11,8 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Deserialize;
-
+use crate::agent::identity::checkpoint::Checkpoint;
 use crate::agent::pods::NodePod;
 use crate::agent::slots;
 use crate::gpu::request::Phase;
@@ -32,7 +31,7 @@ pub enum Spread {
 /// What is remembered between the kubelet's calls.
 #[derive(Debug)]
 pub(super) struct Preference {
-    checkpoint: Checkpoint,
+    recorded: Recorded,
     guessed: HashSet<Slotted>,
 }
 
@@ -48,41 +47,19 @@ struct Ask<'a> {
     reused: usize,
 }
 
-/// The kubelet's own record, read again when it has changed.
+/// Who has slots by the kubelet's own record, read again when that has changed.
 #[derive(Debug)]
-struct Checkpoint {
+struct Recorded {
     path: PathBuf,
     read: Option<(SystemTime, u64, u64)>,
     entries: Option<HashSet<(String, String, String)>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct File {
-    data: Data,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Data {
-    pod_device_entries: Option<Vec<Entry>>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "PodUID")]
-    pod_uid: String,
-    #[serde(rename = "ContainerName")]
-    container: String,
-    #[serde(rename = "ResourceName")]
-    resource: String,
-}
-
 impl Preference {
     /// `checkpoint`: the kubelet's `device-plugins/kubelet_internal_checkpoint`.
     pub(super) fn new(checkpoint: PathBuf) -> Self {
-        let checkpoint = Checkpoint { path: checkpoint, read: None, entries: None };
-        Self { checkpoint, guessed: HashSet::new() }
+        let recorded = Recorded { path: checkpoint, read: None, entries: None };
+        Self { recorded, guessed: HashSet::new() }
     }
 
     /// The devices of the container that is probably being admitted, in the order of its allocation; empty where none is. `pods`: in
@@ -95,7 +72,7 @@ impl Preference {
     ) -> Vec<Arc<str>> {
         let size = usize::try_from(request.allocation_size).unwrap_or(0);
         let reused = request.must_include_device_i_ds.len();
-        self.checkpoint.refresh();
+        self.recorded.refresh();
         self.guessed.retain(|(uid, ..)| pods.iter().any(|pod| pod.uid == *uid));
         let mut waiting: Vec<_> =
             pods.iter()
@@ -121,7 +98,7 @@ impl Preference {
 
     /// Whether the container has its slots of the resource already.
     fn has(&self, pod: &NodePod, container: &Arc<str>, resource: &str) -> bool {
-        match &self.checkpoint.entries {
+        match &self.recorded.entries {
             Some(entries) => entries.contains(&(pod.uid.to_string(), container.to_string(), resource.to_owned())),
             None => self.guessed.contains(&(Arc::clone(&pod.uid), Arc::clone(container), resource.to_owned())),
         }
@@ -148,7 +125,7 @@ fn asks<'a>(pod: &'a NodePod, resource: &str) -> Vec<Ask<'a>> {
     asks
 }
 
-impl Checkpoint {
+impl Recorded {
     fn refresh(&mut self) {
         use std::os::unix::fs::MetadataExt;
 
@@ -161,17 +138,13 @@ impl Checkpoint {
             return;
         }
         self.read = stamp;
-        let parsed = std::fs::read(&self.path)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| serde_json::from_slice::<File>(&bytes).map_err(|error| error.to_string()));
-        self.entries = match parsed {
-            Ok(file) => {
-                let entries = file.data.pod_device_entries.unwrap_or_default();
+        self.entries = match Checkpoint::read(&self.path) {
+            Ok(Checkpoint { entries }) => {
                 Some(entries.into_iter().map(|entry| (entry.pod_uid, entry.container, entry.resource)).collect())
             }
             Err(error) => {
                 // The check at container start refuses on this, and says so; here only the quality of a guess is at stake.
-                tracing::debug!(path = %self.path.display(), error, "the kubelet's checkpoint cannot be read");
+                tracing::debug!(%error, "the kubelet's checkpoint is of no use to a preference");
                 None
             }
         };
