@@ -5,6 +5,7 @@
 //! the devices the one that lacks least, of the containers the one that lacks most.
 
 mod one;
+mod outlook;
 mod search;
 mod set;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use super::reason::Reason;
 use super::request::{ContainerRequest, GpuPolicy, NodePolicy, PodRequest};
 use super::score::{Effect, value};
 use one::Candidate;
+use outlook::Outlooks;
 use search::{End, How, search};
 use set::{MOST_CANDIDATES, Set, Sets};
 use want::{Amount, Load, Want, room};
@@ -51,9 +53,9 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
         [container] => {
             ready(node)?;
             let want = Want::new(node, container, &request.constraints);
-            let policy = gpu_policy(request, policies, container.count);
+            let policy = gpu_policy(request, policies, &want);
             vec![if container.count == 1 {
-                let candidate = one::choose(&want, policy)?;
+                let candidate = one::look_ahead(&want, policy)?;
                 vec![(candidate.at, candidate.amount)]
             } else {
                 several(&want, policy, true)?.0
@@ -66,6 +68,10 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
 
 /// Whether a pod fits a node ([`place`] succeeds exactly when this does), and if so how good that is for the cluster as a whole:
 /// finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the pod's host requests.
+///
+/// What the devices leave to others does not count here. So of devices that are equal by policy and size (for several: also in how
+/// near they are to each other) [`place`] may take others than the ones ranked.
+///
 /// Allocates nothing for a pod of one container that asks for one GPU.
 ///
 /// # Errors
@@ -76,7 +82,7 @@ pub fn rank(node: &Node, request: &PodRequest, cpu: i64, memory: i64, policies: 
         [container] => {
             ready(node)?;
             let want = Want::new(node, container, &request.constraints);
-            let policy = gpu_policy(request, policies, container.count);
+            let policy = gpu_policy(request, policies, &want);
             if container.count == 1 {
                 let candidate = one::quick(&want, policy)?;
                 Effect {
@@ -107,9 +113,13 @@ pub fn rank(node: &Node, request: &PodRequest, cpu: i64, memory: i64, policies: 
 }
 
 /// Which device first, for a container of this pod.
-fn gpu_policy(request: &PodRequest, policies: Policies, count: u32) -> GpuPolicy {
-    let default = if count == 1 { GpuPolicy::Binpack } else { GpuPolicy::Topology };
-    request.constraints.gpu_policy.or(policies.gpu).unwrap_or(default)
+fn gpu_policy(request: &PodRequest, policies: Policies, want: &Want<'_>) -> GpuPolicy {
+    let default = if want.container.count == 1 { GpuPolicy::Binpack } else { GpuPolicy::Topology };
+    match request.constraints.gpu_policy.or(policies.gpu).unwrap_or(default) {
+        // MIG instances do not reach each other by links, not even two of one card.
+        GpuPolicy::Topology if want.is_for_instances() => GpuPolicy::Binpack,
+        policy => policy,
+    }
 }
 
 fn ready(node: &Node) -> Result<(), Reason> {
@@ -134,11 +144,20 @@ fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Device
         if room(facts, usage, &Load::default(), amount).is_ok() {
             let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
             let left = one::left(facts, usage, &load);
-            candidates.push(Candidate { at, amount, covered: false, fresh: !usage.is_taken(), left, near_free: 0 });
+            let fresh = !usage.is_taken();
+            candidates.push(Candidate {
+                at,
+                amount,
+                covered: false,
+                fresh,
+                left,
+                whole: facts.memory,
+                near_free: (0, 0),
+            });
         }
     }
     let numas = if want.is_bound() { want.numa_nodes().into_iter().map(Some).collect() } else { vec![None] };
-    let is_free = |at: usize| !node.usage[at].is_taken();
+    let outlooks = thorough.then(|| Outlooks::new(want, size, &|at| !node.usage[at].is_taken()));
     let mut best: Option<(Devices, Set)> = None;
     for numa in numas {
         let mut group = candidates.clone();
@@ -151,7 +170,7 @@ fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Device
             group.sort_by_key(|candidate| candidate.at);
         }
         let sets = Sets::new(node, &group, size, policy);
-        let found = sets.best(thorough.then_some(&is_free));
+        let found = sets.best(outlooks.as_ref());
         if let Some(set) = found
             && best.as_ref().is_none_or(|(_, best)| sets.prefer(&set, best).is_lt())
         {

@@ -1,18 +1,32 @@
-//! How near the devices of one node are to each other, as numbers: built once per inventory, read by fit when it chooses a set.
+//! How near the devices of one node are to each other, as numbers: built once per inventory, read by fit when it chooses a set. The
+//! scale is the one of NVIDIA's go-gpuallocator.
 //! Nothing here fails; what an inventory does not tell counts as far.
+
+use std::sync::OnceLock;
 
 use super::device::{Device, Link, Pcie};
 
 /// What one NVLink connection between two devices is worth.
 const PER_NVLINK: u32 = 100;
 
+/// Devices of which the best partition is sought. A board has eight.
+pub(crate) const MOST_PARTED: usize = 8;
+
 /// Nearness of each pair of a node's devices: 100 per NVLink connection, plus 10 (different sockets) to 60 (one board) for the
 /// path over PCIe. Where no path is known, the same NUMA node counts as one socket, another one as another socket.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct Topology {
     len: usize,
     near: Box<[u16]>,
     mean: u32,
+    board: OnceLock<Board>,
+}
+
+/// The best partitions of every set of a node's devices, by the set's bits.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) pairs: Box<[u32]>,
+    pub(crate) fours: Box<[u32]>,
 }
 
 impl Topology {
@@ -27,7 +41,7 @@ impl Topology {
                 near[b * len + a] = pair;
             }
         }
-        let mut topology = Self { len, near, mean: 0 };
+        let mut topology = Self { len, near, ..Self::default() };
         let pairs = len * len.saturating_sub(1) / 2;
         let sum = topology.within(&(0..len).collect::<Vec<_>>());
         topology.mean = u32::try_from(pairs).ok().and_then(|pairs| sum.checked_div(pairs)).unwrap_or(0);
@@ -49,50 +63,51 @@ impl Topology {
         set.iter().enumerate().map(|(at, a)| set[..at].iter().map(|b| self.near(*a, *b)).sum::<u32>()).sum()
     }
 
-    /// What would be left of good sets once devices are taken: the best sum over disjoint sets of `size` among `free`. For more
-    /// than eight free devices, where the best partition costs too much, the sum over all pairs.
-    pub fn outlook(&self, free: &[usize], size: usize) -> u32 {
-        if size < 2 || free.len() > 8 {
-            return self.within(free);
-        }
-        self.best_partition(free, (1 << free.len()) - 1, size, &mut [None; 256])
-    }
-
-    /// The best sum over disjoint sets of `size` among the members of `free` named by the bits of `left`. `known` holds what was
-    /// computed before, by `left`.
-    fn best_partition(&self, free: &[usize], left: usize, size: usize, known: &mut [Option<u32>; 256]) -> u32 {
-        let members = left.count_ones() as usize;
-        if members < size {
-            return 0;
-        }
-        if let Some(best) = known[left] {
-            return best;
-        }
-        let first = left & left.wrapping_neg();
-        let others = left ^ first;
-        let mut best = 0;
-        if !members.is_multiple_of(size) {
-            best = self.best_partition(free, others, size, known);
-        }
-        let mut chosen = others;
-        // All subsets of the others, the full one first.
-        while chosen != 0 {
-            if chosen.count_ones() as usize + 1 == size {
-                let set = chosen | first;
-                best = best.max(self.within_bits(free, set) + self.best_partition(free, left ^ set, size, known));
+    /// For each set of the members of `of`, named by its bits, the best sum over disjoint sets of `size` among them. At most
+    /// [`MOST_PARTED`] members: this takes 3^members steps.
+    pub(crate) fn partitions(&self, of: &[usize], size: usize) -> Box<[u32]> {
+        debug_assert!(of.len() <= MOST_PARTED, "the steps grow threefold with each member");
+        let all = 1_usize << of.len();
+        let mut within = vec![0; all];
+        let mut best = vec![0; all].into_boxed_slice();
+        for set in 1..all {
+            let first = set.trailing_zeros() as usize;
+            let others = set & (set - 1);
+            let beside = bits(others).map(|other| self.near(of[first], of[other])).sum::<u32>();
+            within[set] = within[others] + beside;
+            // Without the first one, or with it in one of the sets. No nearness is negative: more sets never sum to less.
+            best[set] = best[others];
+            let mut chosen = others;
+            while chosen != 0 {
+                if chosen.count_ones() as usize + 1 == size {
+                    let one = chosen | 1 << first;
+                    best[set] = best[set].max(within[one] + best[set ^ one]);
+                }
+                chosen = (chosen - 1) & others;
             }
-            chosen = (chosen - 1) & others;
         }
-        known[left] = Some(best);
         best
     }
 
-    fn within_bits(&self, free: &[usize], set: usize) -> u32 {
-        let members = |bits: usize| (0..free.len()).filter(move |at| bits >> at & 1 == 1);
-        members(set)
-            .map(|a| members(set).take_while(|b| *b < a).map(|b| self.near(free[a], free[b])).sum::<u32>())
-            .sum()
+    /// [`Topology::partitions`] of all devices into pairs and into fours, kept once computed; `None` where there are too many.
+    pub(crate) fn board(&self) -> Option<&Board> {
+        if self.len > MOST_PARTED {
+            return None;
+        }
+        let all = || (0..self.len).collect::<Vec<_>>();
+        Some(self.board.get_or_init(|| Board { pairs: self.partitions(&all(), 2), fours: self.partitions(&all(), 4) }))
     }
+}
+
+/// The members of a set, lowest first.
+pub(crate) fn bits(mut set: usize) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (set != 0).then(|| {
+            let lowest = set.trailing_zeros() as usize;
+            set &= set - 1;
+            lowest
+        })
+    })
 }
 
 fn pair(a: &Device, b: &Device) -> u16 {

@@ -6,6 +6,7 @@ use super::super::device::Facts;
 use super::super::node::{Node, Usage};
 use super::super::reason::Reason;
 use super::super::request::GpuPolicy;
+use super::outlook::Outlooks;
 use super::want::{Amount, Load, Want, room};
 
 /// A device that a container could have.
@@ -20,11 +21,16 @@ pub(super) struct Candidate {
     pub(super) fresh: bool,
     /// What would remain of it, 0..=1: mean of memory and cores.
     pub(super) left: f32,
+    /// The memory it has, MiB: of devices that are left alike, the larger one serves more others.
+    pub(super) whole: u32,
     /// How near it is to the free devices of the node, which lose it as a partner.
-    pub(super) near_free: u32,
+    pub(super) near_free: NearFree,
 }
 
-/// The best device for a container that wants one and is the only one of its pod.
+/// How near a device is to the free ones of its profile, then to all of its kind. Every card is of one profile.
+pub(super) type NearFree = (u32, u32);
+
+/// The best device for a container that wants one and is the only one of its pod; of equal ones the first.
 pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Reason> {
     let node = want.node;
     let mut best: Option<Candidate> = None;
@@ -38,18 +44,7 @@ pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Re
         match fits {
             Err(reason) => nearest = nearest.max(Some(reason)),
             Ok(amount) => {
-                let candidate = Candidate {
-                    at,
-                    amount,
-                    covered: false,
-                    fresh: !usage.is_taken(),
-                    left: left(
-                        facts,
-                        usage,
-                        &Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() },
-                    ),
-                    near_free: near_free(node, at, |at| !node.usage[at].is_taken()),
-                };
+                let candidate = Candidate::new(node, at, amount);
                 if best.is_none_or(|best| compare(policy, &candidate, &best).is_lt()) {
                     best = Some(candidate);
                 }
@@ -60,6 +55,31 @@ pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Re
     best.ok_or_else(|| nearest.unwrap_or_else(|| want.alone().err().unwrap_or(Reason::NoMatchingDevice)))
 }
 
+/// What [`choose`] finds, and of devices that are equal in everything it compares the one that leaves the best to others.
+pub(super) fn look_ahead(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Reason> {
+    let node = want.node;
+    let first = choose(want, policy)?;
+    if !first.fresh {
+        // Nobody can have it whole anyway.
+        return Ok(first);
+    }
+    let is_tied = |at: usize| {
+        let (facts, usage) = (&node.devices.facts()[at], &node.usage[at]);
+        let amount = want.accepts(at, facts).ok()?;
+        room(facts, usage, &Load::default(), amount).ok()?;
+        Some(Candidate::new(node, at, amount)).filter(|other| compare(policy, other, &first).is_eq())
+    };
+    let facts = node.devices.facts().iter().enumerate();
+    let ties: Vec<_> = facts.filter(|(at, facts)| want.is_kind(*at, facts)).filter_map(|(at, _)| is_tied(at)).collect();
+    if ties.len() < 2 {
+        return Ok(first);
+    }
+    let outlooks = Outlooks::new(want, 1, &|at| !node.usage[at].is_taken());
+    // The first of the best.
+    let best = ties.into_iter().map(|tie| (outlooks.of(&[tie.at]), tie)).reduce(|a, b| if b.0 > a.0 { b } else { a });
+    Ok(best.map_or(first, |(_, tie)| tie))
+}
+
 /// What [`choose`] finds, up to devices that differ only in their links, without the reasons and comparisons that a filter does
 /// not need: one pass of plain arithmetic.
 #[inline]
@@ -68,9 +88,9 @@ pub(super) fn quick(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Rea
         return choose(want, policy);
     }
     let node = want.node;
-    // Fresh ones above, then by what is left: smaller is tighter. Never met: all ones are no number.
+    // From the top: fresh ones above, then what is left, then the whole: smaller is tighter. Never met: no card is that large.
     let mut best = (u64::MAX, usize::MAX);
-    let turn = if policy == GpuPolicy::Spread { u64::MAX >> 1 } else { 0 };
+    let turn = if policy == GpuPolicy::Spread { u64::MAX << 32 } else { 0 };
     let each = node.devices.facts().iter().zip(&node.usage).zip(&node.cordoned).enumerate();
     for (at, ((facts, usage), cordoned)) in each {
         let fresh = !usage.is_taken();
@@ -85,8 +105,9 @@ pub(super) fn quick(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Rea
             continue;
         }
         let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
-        // Not negative, hence ordered as its bits are.
-        let key = (u64::from(fresh) << 32 | u64::from(left(facts, usage, &load).to_bits())) ^ turn;
+        // Not negative, hence ordered as its bits are, and the sign's place is free.
+        let left = u64::from(left(facts, usage, &load).to_bits());
+        let key = (u64::from(fresh) << 63 | left << 32 | u64::from(facts.memory)) ^ turn;
         if key < best.0 && want.admits(at, facts) {
             best = (key, at);
         }
@@ -104,19 +125,38 @@ pub(super) fn quick(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Rea
         covered: false,
         fresh: !usage.is_taken(),
         left: left(facts, usage, &load),
-        near_free: 0,
+        whole: facts.memory,
+        near_free: (0, 0),
     })
+}
+
+impl Candidate {
+    /// For the only container of a pod.
+    fn new(node: &Node, at: usize, amount: Amount) -> Self {
+        let (facts, usage) = (&node.devices.facts()[at], &node.usage[at]);
+        let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
+        Self {
+            at,
+            amount,
+            covered: false,
+            fresh: !usage.is_taken(),
+            left: left(facts, usage, &load),
+            whole: facts.memory,
+            near_free: near_free(node, at, |at| !node.usage[at].is_taken()),
+        }
+    }
 }
 
 /// Better first. Equal ones stay in the order of the inventory.
 pub(super) fn compare(policy: GpuPolicy, a: &Candidate, b: &Candidate) -> Ordering {
     let covered = b.covered.cmp(&a.covered);
     let packed = || a.fresh.cmp(&b.fresh).then_with(|| a.left.total_cmp(&b.left));
+    let small = || a.whole.cmp(&b.whole);
     let loose = || a.near_free.cmp(&b.near_free);
     match policy {
-        GpuPolicy::Binpack => covered.then_with(packed).then_with(loose),
-        GpuPolicy::Spread => covered.then_with(|| packed().reverse()).then_with(loose),
-        GpuPolicy::Topology => covered.then_with(loose).then_with(packed),
+        GpuPolicy::Binpack => covered.then_with(packed).then_with(small).then_with(loose),
+        GpuPolicy::Spread => covered.then_with(|| packed().reverse()).then_with(small).then_with(loose),
+        GpuPolicy::Topology => covered.then_with(loose).then_with(packed).then_with(small),
     }
 }
 
@@ -129,8 +169,17 @@ pub(super) fn left(facts: &Facts, usage: &Usage, load: &Load) -> f32 {
 }
 
 /// How near a device is to the node's other devices that are free, of its kind and in use at all.
-pub(super) fn near_free(node: &Node, at: usize, is_free: impl Fn(usize) -> bool) -> u32 {
-    free(node, at, is_free).filter(|other| *other != at).map(|other| node.devices.topology().near(at, other)).sum()
+pub(super) fn near_free(node: &Node, at: usize, is_free: impl Fn(usize) -> bool) -> NearFree {
+    let profile = |at: usize| node.devices[at].mig.as_ref().map(|mig| &mig.profile);
+    let mut near = (0, 0);
+    for other in free(node, at, is_free).filter(|other| *other != at) {
+        let this = node.devices.topology().near(at, other);
+        near.1 += this;
+        if profile(at) == profile(other) {
+            near.0 += this;
+        }
+    }
+    near
 }
 
 /// The devices of the kind of `like` that could go to somebody whole.

@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::super::node::{Node, Usage};
 use super::super::request::{Ask, GpuPolicy, Memory, Phase, PodRequest};
 use super::one::{Candidate, compare, left, near_free};
+use super::outlook::Outlooks;
 use super::set::{MOST_CANDIDATES, Sets};
 use super::want::{Amount, Load, Want, room};
 use super::{Policies, gpu_policy};
@@ -112,7 +113,7 @@ impl<'a> Search<'a> {
         }
         let mut search = Self {
             runs: runs.collect(),
-            policies: request.containers.iter().map(|c| gpu_policy(request, policies, c.count)).collect(),
+            policies: wants.iter().map(|want| gpu_policy(request, policies, want)).collect(),
             node,
             usage,
             wants,
@@ -175,11 +176,12 @@ impl<'a> Search<'a> {
             let alike = self.alike(&candidates, turn);
             let needed = if self.must_reuse(container) { self.reusable(size) } else { 0 };
             let sets = Sets::new(self.node, &candidates, size, self.policies[container]);
+            let outlooks = (first_time && self.thorough)
+                .then(|| Outlooks::new(&self.wants[container], size, &|at| self.is_free(at)));
             let sets = if size == 1 {
-                sets.singles()
+                sets.singles(outlooks.as_ref())
             } else {
-                let is_free = |at| self.is_free(at);
-                sets.sorted(MOST_SETS.min(self.steps), if first_time && self.thorough { Some(&is_free) } else { None })
+                sets.sorted(MOST_SETS.min(self.steps), outlooks.as_ref())
             };
             self.steps = self.steps.saturating_sub(sets.len());
             for set in sets {
@@ -250,7 +252,8 @@ impl<'a> Search<'a> {
                     },
                     fresh: self.is_free(at),
                     left: left(&self.node.devices.facts()[at], &self.usage[at], &after),
-                    near_free: if partners { near_free(self.node, at, |at| self.is_free(at)) } else { 0 },
+                    whole: self.node.devices.facts()[at].memory,
+                    near_free: if partners { near_free(self.node, at, |at| self.is_free(at)) } else { (0, 0) },
                 }
             })
             .collect()

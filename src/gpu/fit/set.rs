@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use super::super::node::Node;
 use super::super::request::GpuPolicy;
-use super::one::{Candidate, compare, free};
+use super::one::{Candidate, compare};
+use super::outlook::{Outlook, Outlooks};
 
 /// Sets looked at for one container. All sets of 8 out of 16 devices are fewer; beyond that a set is grown from each device, and
 /// the search goes on through the first so many sets in order: a fit is never missed (any set of candidates will do for a
@@ -27,10 +28,12 @@ pub(super) struct Set {
     fresh: u32,
     /// In parts of 65,536, so that sums do not depend on their order.
     left: u32,
+    /// What the devices have, in MiB, summed.
+    whole: u64,
     /// Over all pairs.
     pub(super) near: u32,
-    /// What the set leaves to others; 0 until it is needed.
-    outlook: u32,
+    /// What the set leaves to others; nothing until it is needed.
+    outlook: Outlook,
 }
 
 /// All there is to know for choosing sets of one size.
@@ -49,8 +52,8 @@ impl<'a> Sets<'a> {
         Self { node, candidates, size, policy }
     }
 
-    /// The best set. Without `is_free` (which tells the devices nobody holds), what is left to others does not count.
-    pub(super) fn best(&self, is_free: Option<&dyn Fn(usize) -> bool>) -> Option<Set> {
+    /// The best set. Without `outlooks`, what is left to others does not count.
+    pub(super) fn best(&self, outlooks: Option<&Outlooks<'_>>) -> Option<Set> {
         let mut best: Option<Set> = None;
         let mut ties = Vec::new();
         self.visit(MOST_SETS, &mut |set| {
@@ -58,43 +61,51 @@ impl<'a> Sets<'a> {
             if order.is_lt() {
                 ties.clear();
             }
-            if is_free.is_some() && order.is_le() && ties.len() < MOST_TIES {
+            if outlooks.is_some() && order.is_le() && ties.len() < MOST_TIES {
                 ties.push(set);
             }
             if best.is_none_or(|best| order.then_with(|| self.last(&set, &best)).is_lt()) {
                 best = Some(set);
             }
         });
-        if let Some(is_free) = is_free
-            && ties.len() > 1
-        {
-            self.look_ahead(&mut ties, is_free);
+        if let Some(outlooks) = outlooks {
+            // A single one too: its outlook counts against the sets of another NUMA node.
+            self.look_ahead(&mut ties, outlooks);
             ties.sort_by(|a, b| self.order(a, b));
             return ties.first().copied();
         }
         best
     }
 
-    /// About `most` sets, best first. Without `is_free`, what is left to others does not count.
-    pub(super) fn sorted(&self, most: usize, is_free: Option<&dyn Fn(usize) -> bool>) -> Vec<Set> {
+    /// About `most` sets, best first. Without `outlooks`, what is left to others does not count.
+    pub(super) fn sorted(&self, most: usize, outlooks: Option<&Outlooks<'_>>) -> Vec<Set> {
         let mut sets = Vec::new();
         self.visit(most, &mut |set| sets.push(set));
         sets.sort_by(|a, b| self.order(a, b));
-        if let Some(is_free) = is_free
-            && let Some(first) = sets.first().copied()
-        {
-            let ties = sets.iter().take_while(|set| self.first(set, &first).is_eq()).count().min(MOST_TIES);
-            self.look_ahead(&mut sets[..ties], is_free);
-            sets[..ties].sort_by(|a, b| self.order(a, b));
-        }
+        self.decide(&mut sets, outlooks, |first, set| self.first(first, set).is_eq());
         sets
     }
 
-    /// Each candidate by itself, best first.
-    pub(super) fn singles(&self) -> Vec<Set> {
-        let mut order: Vec<usize> = (0..self.candidates.len()).collect();
-        order.sort_by(|a, b| compare(self.policy, &self.candidates[*a], &self.candidates[*b]));
-        order.into_iter().map(|at| self.with(EMPTY, at)).collect()
+    /// Each candidate by itself, best first. Without `outlooks`, what is left to others does not count.
+    pub(super) fn singles(&self, outlooks: Option<&Outlooks<'_>>) -> Vec<Set> {
+        let candidate = |set: &Set| &self.candidates[set.members.trailing_zeros() as usize];
+        let mut sets: Vec<Set> = (0..self.candidates.len()).map(|at| self.with(EMPTY, at)).collect();
+        sets.sort_by(|a, b| compare(self.policy, candidate(a), candidate(b)));
+        self.decide(&mut sets, outlooks, |first, set| compare(self.policy, candidate(first), candidate(set)).is_eq());
+        sets
+    }
+
+    /// Puts those of the first ones first that leave the best to others.
+    fn decide(&self, sets: &mut [Set], outlooks: Option<&Outlooks<'_>>, is_equal: impl Fn(&Set, &Set) -> bool) {
+        if let Some(outlooks) = outlooks
+            && let Some(first) = sets.first().copied()
+        {
+            let ties = sets.iter().take_while(|set| is_equal(&first, set)).count().min(MOST_TIES);
+            if ties > 1 {
+                self.look_ahead(&mut sets[..ties], outlooks);
+                sets[..ties].sort_by(|a, b| self.order(a, b));
+            }
+        }
     }
 
     /// The positions on the node of a set's devices.
@@ -111,46 +122,41 @@ impl<'a> Sets<'a> {
     fn first(&self, a: &Set, b: &Set) -> Ordering {
         let covered = b.covered.cmp(&a.covered);
         let packed = || a.fresh.cmp(&b.fresh).then(a.left.cmp(&b.left));
+        let small = || a.whole.cmp(&b.whole);
         let near = || b.near.cmp(&a.near);
         match self.policy {
             GpuPolicy::Topology => covered.then_with(near),
-            GpuPolicy::Binpack => covered.then_with(packed).then_with(near),
-            GpuPolicy::Spread => covered.then_with(|| packed().reverse()).then_with(near),
+            GpuPolicy::Binpack => covered.then_with(packed).then_with(small).then_with(near),
+            GpuPolicy::Spread => covered.then_with(|| packed().reverse()).then_with(small).then_with(near),
         }
     }
 
     /// What decides after what is left to others.
-    fn last(&self, a: &Set, b: &Set) -> Ordering {
+    fn packed(&self, a: &Set, b: &Set) -> Ordering {
         match self.policy {
-            GpuPolicy::Topology => a.fresh.cmp(&b.fresh).then(a.left.cmp(&b.left)),
+            GpuPolicy::Topology => a.fresh.cmp(&b.fresh).then(a.left.cmp(&b.left)).then(a.whole.cmp(&b.whole)),
             GpuPolicy::Binpack | GpuPolicy::Spread => Ordering::Equal,
         }
-        // The set of the earlier devices.
-        .then_with(|| b.members.reverse_bits().cmp(&a.members.reverse_bits()))
+    }
+
+    /// What decides in the end: the set of the earlier devices.
+    fn last(&self, a: &Set, b: &Set) -> Ordering {
+        self.packed(a, b).then_with(|| b.members.reverse_bits().cmp(&a.members.reverse_bits()))
     }
 
     /// What decides between sets of different candidates.
     pub(super) fn prefer(&self, a: &Set, b: &Set) -> Ordering {
-        self.first(a, b).then(b.outlook.cmp(&a.outlook))
+        self.first(a, b).then(b.outlook.cmp(&a.outlook)).then_with(|| self.packed(a, b))
     }
 
     fn order(&self, a: &Set, b: &Set) -> Ordering {
         self.prefer(a, b).then_with(|| self.last(a, b))
     }
 
-    fn look_ahead(&self, sets: &mut [Set], is_free: &dyn Fn(usize) -> bool) {
-        let Some(like) = self.candidates.first().map(|candidate| candidate.at) else { return };
-        let all: Vec<usize> = free(self.node, like, is_free).collect();
-        // Sets of devices that nobody could get whole anyway leave the same to others.
-        let mut last: Option<(Vec<usize>, u32)> = None;
+    fn look_ahead(&self, sets: &mut [Set], outlooks: &Outlooks<'_>) {
         for set in sets {
-            let taken: Vec<usize> = self.devices(set).collect();
-            let others: Vec<usize> = all.iter().copied().filter(|at| !taken.contains(at)).collect();
-            set.outlook = match &last {
-                Some((same, outlook)) if *same == others => *outlook,
-                _ => self.node.devices.topology().outlook(&others, self.size),
-            };
-            last = Some((others, set.outlook));
+            let chosen: Vec<usize> = self.devices(set).collect();
+            set.outlook = outlooks.of(&chosen);
         }
     }
 
@@ -216,11 +222,12 @@ impl<'a> Sets<'a> {
         set.covered += u32::from(candidate.covered);
         set.fresh += u32::from(candidate.fresh);
         set.left += parts(candidate.left);
+        set.whole += u64::from(candidate.whole);
         set
     }
 }
 
-const EMPTY: Set = Set { members: 0, covered: 0, fresh: 0, left: 0, near: 0, outlook: 0 };
+const EMPTY: Set = Set { members: 0, covered: 0, fresh: 0, left: 0, whole: 0, near: 0, outlook: Outlook::NONE };
 
 /// 0..=1 in parts of 65,536.
 fn parts(left: f32) -> u32 {

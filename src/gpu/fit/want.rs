@@ -68,6 +68,11 @@ impl<'a> Want<'a> {
         Self { node, container, constraints, plain, model: Cell::new(None), instances }
     }
 
+    /// Whether the request goes to MIG instances on this node.
+    pub(super) fn is_for_instances(&self) -> bool {
+        self.instances
+    }
+
     /// Whether the device is of the kind asked for at all: a card, an instance, an instance of the profile.
     #[inline]
     pub(super) fn is_kind(&self, at: usize, facts: &Facts) -> bool {
