@@ -5,6 +5,7 @@
 //! | [`server`] | `packhorse server`: webhook, extender and ledger as one process |
 //! | [`agent`] | `packhorse agent`: the devices of one node |
 //! | [`demo`] | `packhorse demo`: the parts at work in a simulated cluster |
+//! | [`simulate`] | `packhorse simulate`: what placement policies leave unallocated |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
 //! | [`config`] | the server's YAML file |
 //! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
@@ -21,6 +22,7 @@ pub mod demo;
 pub mod logs;
 pub mod process;
 pub mod server;
+pub mod simulate;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ enum Role {
     /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
     Certs(certs::Args),
     Demo(demo::Args),
+    Simulate(Box<simulate::Args>),
 }
 
 /// Runs the role that the command line names.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Role::Agent(args) => agent::run(*args),
         Role::Certs(args) => certs::run(args),
         Role::Demo(args) => demo::run(&args),
+        Role::Simulate(args) => simulate::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,5 +24,6 @@ pub mod ledger;
 pub mod metrics;
 mod random;
 pub mod serve;
+pub mod simulate;
 pub mod webhook;
 pub mod yaml;

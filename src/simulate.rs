@@ -1,0 +1,239 @@
+//! What a placement policy leaves unallocated when the pods of a trace come to a cluster: `packhorse simulate`.
+//!
+//! Replays run through the very placement code that the server runs, beside re-implementations of the published policies, by the
+//! published protocol; `docs/simulate.md` states both. Everything here follows from the trace, the options and the seed, except the
+//! seconds. It uses `gpu` only; called by `cli`.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`trace`], [`openb`] | nodes and pods, and reading them |
+//! | `world` | the nodes during a replay |
+//! | [`policy`], `scores`, [`choose`] | how good a node is, and which one is taken |
+//! | `decide` | what happens when a pod comes: the step that can be replaced |
+//! | `arrivals`, [`churn`] | which pods come when, and whether they go |
+//! | `curve`, [`report`], [`picture`] | what is told about it |
+
+mod arrivals;
+pub mod choose;
+pub mod churn;
+mod curve;
+mod decide;
+pub mod openb;
+pub mod picture;
+pub mod policy;
+pub mod report;
+mod scores;
+pub mod trace;
+mod world;
+
+use std::time::Instant;
+
+use choose::{Chooser, Ties};
+use churn::{Churn, Lifetimes};
+use decide::{Decide, Direct};
+use policy::PolicyName;
+use report::{Departures, Mean, Report, Run, RunDepartures, Spread};
+use trace::{Cluster, Trace};
+use world::World;
+
+use crate::random::Random;
+
+/// Where a policy has its target workload from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Workload {
+    /// From the pods that came so far.
+    Learned,
+    /// From the whole trace, beforehand.
+    Oracle,
+}
+
+/// How to replay.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Compared with each other, each by the same pods in the same order.
+    pub policies: Vec<PolicyName>,
+    /// Who breaks ties.
+    pub ties: Ties,
+    /// Where target workloads come from.
+    pub workload: Workload,
+    /// Fitting nodes that are enough to decide, 1..=100 percent of all nodes.
+    pub sample: u8,
+    /// One run each.
+    pub seeds: Vec<u64>,
+    /// Pods come and go, not only come.
+    pub departures: Option<Churning>,
+}
+
+/// How pods come and go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Churning {
+    /// GPU asked for on the mean over time, as a part of all; above 0.
+    pub load: f64,
+    /// How many pods come; the first half is warm-up.
+    pub arrivals: usize,
+    /// `None`: from the trace where it has them for every pod, else exponential.
+    pub lifetimes: Option<Lifetimes>,
+}
+
+/// How far a comparison is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// The policy that runs.
+    pub policy: PolicyName,
+    /// The seed it runs by.
+    pub seed: u64,
+    /// Pods that came in this run.
+    pub done: usize,
+    /// Of so many.
+    pub of: usize,
+}
+
+/// Why there is nothing to compare.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NothingToDo {
+    /// The cluster has no GPU.
+    #[error("no node has a GPU; give nodes that have some")]
+    NoGpus,
+    /// The trace asks for no GPU.
+    #[error("no pod asks for a GPU; give pods that do")]
+    NoGpuPods,
+    /// Lifetimes were asked for that are not there.
+    #[error("{missing} of {pods} pods have no lifetime; use --lifetimes exponential")]
+    NoLifetimes {
+        /// Pods without.
+        missing: usize,
+        /// All pods.
+        pods: usize,
+    },
+}
+
+impl Workload {
+    /// The name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Learned => "learned",
+            Self::Oracle => "oracle",
+        }
+    }
+}
+
+/// Draws of one run that must not depend on each other.
+#[derive(Debug, Clone, Copy)]
+enum Draw {
+    Pods,
+    Names,
+    Ties,
+    Devices,
+}
+
+impl Draw {
+    fn of(self, seed: u64) -> Random {
+        Random::new(seed.wrapping_add((self as u64) << 40))
+    }
+}
+
+/// Replays the trace by every policy and seed.
+///
+/// # Errors
+/// Where cluster or trace have nothing to replay.
+pub fn run(
+    cluster: &Cluster,
+    trace: &Trace,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Report>, NothingToDo> {
+    if cluster.capacity() == 0 {
+        return Err(NothingToDo::NoGpus);
+    }
+    if trace.pods.iter().all(|pod| trace.shapes[pod.shape].gpus == 0) {
+        return Err(NothingToDo::NoGpuPods);
+    }
+    let churn = options.departures.map(|churning| churning.resolve(trace)).transpose()?;
+    let world = World::new(cluster, trace);
+    let each = |policy: &PolicyName| {
+        let runs =
+            options.seeds.iter().map(|seed| one(&world, trace, options, churn.as_ref(), *policy, *seed, progress));
+        report(options, churn.as_ref(), *policy, runs.collect())
+    };
+    Ok(options.policies.iter().map(each).collect())
+}
+
+fn one(
+    world: &World,
+    trace: &Trace,
+    options: &Options,
+    churn: Option<&Churn>,
+    name: PolicyName,
+    seed: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Run {
+    let mut world = world.renamed(&mut Draw::Names.of(seed));
+    let mut pods = Draw::Pods.of(seed);
+    let stream = if churn.is_some() { Vec::new() } else { arrivals::stream(trace, world.capacity, &mut pods) };
+    let of = churn.map_or(stream.len(), |churn| churn.arrivals);
+    let mut progress = |done| progress(Progress { policy: name, seed, done, of });
+    let start = Instant::now();
+    let policy = name.build(&world, trace, name.workload(options.workload));
+    let chooser = Chooser::new(policy.ties(options.ties), options.sample, Draw::Ties.of(seed));
+    let mut decide: Box<dyn Decide> = Box::new(Direct::new(policy, chooser, Draw::Devices.of(seed)));
+    let (curve, departures) = if let Some(churn) = churn {
+        let churned = churn::replay(churn, &mut world, trace, &mut *decide, &mut pods, &mut progress);
+        let departures = RunDepartures {
+            unallocated_time_average: churned.unallocated,
+            rejected: churned.rejected,
+            rejected_8_gpu: churned.rejected_large,
+        };
+        (churned.curve, Some(departures))
+    } else {
+        (arrivals::replay(&mut world, trace, &stream, &mut *decide, &mut progress), None)
+    };
+    Run {
+        seed,
+        unallocated_at_100: curve.at(100),
+        unallocated_at_end: curve.last(),
+        departures,
+        seconds: start.elapsed().as_secs_f64(),
+        curve,
+    }
+}
+
+fn report(options: &Options, churn: Option<&Churn>, policy: PolicyName, runs: Vec<Run>) -> Report {
+    let over = |value: fn(&Run) -> f64| Spread::of(runs.iter().map(value));
+    let departed =
+        |value: fn(&RunDepartures) -> f64| Spread::of(runs.iter().filter_map(|run| run.departures.as_ref()).map(value));
+    Report {
+        v: 1,
+        policy: policy.as_str(),
+        ties: options.ties.as_str(),
+        workload: policy.workload(options.workload).as_str(),
+        sample: options.sample,
+        seeds: options.seeds.clone(),
+        unallocated_at_100: over(|run| run.unallocated_at_100),
+        unallocated_at_end: over(|run| run.unallocated_at_end),
+        departures: churn.map(|churn| Departures {
+            load: churn.load,
+            arrivals: churn.arrivals,
+            lifetimes: churn.lifetimes.as_str(),
+            unallocated_time_average: departed(|run| run.unallocated_time_average),
+            rejected: departed(|run| run.rejected as f64),
+            rejected_8_gpu: departed(|run| run.rejected_8_gpu as f64),
+        }),
+        seconds: Mean { mean: over(|run| run.seconds).mean },
+        runs,
+    }
+}
+
+impl Churning {
+    fn resolve(self, trace: &Trace) -> Result<Churn, NothingToDo> {
+        let missing = trace.pods.iter().filter(|pod| pod.lifetime.is_none()).count();
+        let lifetimes = match self.lifetimes {
+            Some(Lifetimes::Trace) if missing > 0 => {
+                return Err(NothingToDo::NoLifetimes { missing, pods: trace.pods.len() });
+            }
+            Some(lifetimes) => lifetimes,
+            None if missing > 0 => Lifetimes::Exponential,
+            None => Lifetimes::Trace,
+        };
+        Ok(Churn { load: self.load, arrivals: self.arrivals, lifetimes })
+    }
+}

@@ -1,0 +1,229 @@
+//! The cluster while a trace is replayed: real [`Node`]s, booked and released by the code that the ledger uses. The only writer is
+//! the replay; policies read. Every change is logged, so that cached scores know what they missed.
+
+use std::sync::Arc;
+
+use super::trace::{Cluster, Machine, Shape, Trace, WHOLE};
+use crate::gpu::allocation::Holding;
+use crate::gpu::device::{Device, Enforcement, Health, Inventory};
+use crate::gpu::matching::matches_any;
+use crate::gpu::node::Node;
+use crate::random::Random;
+
+/// More containers than a card of 1000 milli can hold.
+const SLOTS: u16 = 1000;
+
+/// All nodes and what is booked on them.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    /// Ordered by name: names are a permutation drawn for the run.
+    pub(crate) hosts: Vec<Host>,
+    /// GPU of all of them, in milli.
+    pub(crate) capacity: u64,
+    /// GPU booked, in milli.
+    pub(crate) used: u64,
+    /// Positions of hosts in the order they changed.
+    changed: Vec<usize>,
+    /// Beside the hosts: the last entry of `changed` that is theirs.
+    latest: Vec<usize>,
+}
+
+/// One node, with what the published policies read of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// Its position in [`World::hosts`].
+    pub(crate) id: usize,
+    /// As placement sees it. CPU and memory are always known.
+    pub(crate) node: Node,
+    /// What is left of each device, in milli.
+    pub(crate) free: Vec<u32>,
+    /// CPU left, in millicores.
+    pub(crate) cpu_left: i64,
+    /// Memory left, in bytes.
+    pub(crate) memory_left: i64,
+    /// Which shapes take cards of its model, by their position.
+    pub(crate) accepted: Arc<[bool]>,
+    /// How many pods of each kind it hosts: 0 for parts of a card, else the number of cards.
+    pub(crate) tags: Vec<(u32, u32)>,
+    /// Changes with every booking and release.
+    pub(crate) version: u64,
+}
+
+/// A pod on its node.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    pub(crate) host: usize,
+    pub(crate) shape: usize,
+    holdings: Vec<Holding>,
+}
+
+impl World {
+    /// The empty cluster.
+    pub(crate) fn new(cluster: &Cluster, trace: &Trace) -> Self {
+        let mut models: Vec<(&str, Arc<[bool]>)> = Vec::new();
+        let mut hosts = Vec::with_capacity(cluster.machines.len());
+        for machine in &cluster.machines {
+            let known =
+                models.iter().find(|(model, _)| *model == &*machine.model).map(|(_, shapes)| Arc::clone(shapes));
+            let accepted = known.unwrap_or_else(|| {
+                let takes = |shape: &Shape| shape.models.is_empty() || matches_any(&shape.models, &machine.model);
+                let accepted: Arc<[bool]> = trace.shapes.iter().map(takes).collect();
+                models.push((&machine.model, Arc::clone(&accepted)));
+                accepted
+            });
+            hosts.push(Host::new(hosts.len(), machine, accepted));
+        }
+        let latest = vec![0; hosts.len()];
+        Self { hosts, capacity: cluster.capacity(), used: 0, changed: Vec::new(), latest }
+    }
+
+    /// The same with new names for the hosts.
+    pub(crate) fn renamed(&self, random: &mut Random) -> Self {
+        let mut world = self.clone();
+        shuffle(&mut world.hosts, random);
+        for (id, host) in world.hosts.iter_mut().enumerate() {
+            host.id = id;
+        }
+        world
+    }
+
+    /// GPU that nobody has, in percent of all.
+    pub(crate) fn unallocated(&self) -> f64 {
+        100.0 - 100.0 * self.used as f64 / self.capacity as f64
+    }
+
+    /// Books a pod.
+    pub(crate) fn place(&mut self, host: usize, shape: &Shape, holdings: Vec<Holding>) -> Placed {
+        self.used += shape.demand();
+        self.change(host, shape, |node| node.book(&holdings), 1);
+        Placed { host, shape: shape.id, holdings }
+    }
+
+    /// Takes it away again.
+    pub(crate) fn release(&mut self, shape: &Shape, placed: &Placed) {
+        self.used -= shape.demand();
+        self.change(placed.host, shape, |node| node.release(&placed.holdings), -1);
+    }
+
+    /// How many changes there were.
+    pub(crate) fn now(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// The hosts that changed since there were `then` changes, each once.
+    pub(crate) fn changed_since(&self, then: usize) -> impl Iterator<Item = usize> {
+        let recent = self.changed.get(then..).unwrap_or_default();
+        recent.iter().enumerate().filter(move |(at, host)| self.latest[**host] == then + at).map(|(_, host)| *host)
+    }
+
+    fn change(&mut self, host: usize, shape: &Shape, book: impl FnOnce(&mut Node), sign: i64) {
+        let changed = &mut self.hosts[host];
+        book(&mut changed.node);
+        changed.cpu_left -= sign * shape.cpu;
+        changed.memory_left -= sign * shape.memory;
+        changed.count(shape, sign > 0);
+        changed.refresh();
+        self.latest[host] = self.changed.len();
+        self.changed.push(host);
+    }
+}
+
+impl Host {
+    fn new(id: usize, machine: &Machine, accepted: Arc<[bool]>) -> Self {
+        let device = |index: u32| Device {
+            uuid: format!("GPU-{}-{index}", machine.name).into(),
+            index,
+            model: Arc::clone(&machine.model),
+            memory: WHOLE,
+            cores: 100,
+            slots: SLOTS,
+            numa: None,
+            pci: format!("0000:{index:02x}:00.0").into(),
+            health: Health::Healthy,
+            enforcement: Enforcement::Advisory,
+            links: Vec::new(),
+            mig: None,
+            parent: None,
+            foreign: None,
+        };
+        let devices = (0..machine.gpus).map(device).collect();
+        let mut node = Node::new(&Inventory { ready: true, devices, ..Inventory::default() }, |_| false, false);
+        (node.cpu, node.memory) = (machine.cpu, machine.bytes());
+        let mut host = Self {
+            id,
+            node,
+            free: vec![WHOLE; machine.gpus as usize],
+            cpu_left: machine.cpu,
+            memory_left: machine.bytes(),
+            accepted,
+            tags: Vec::new(),
+            version: 0,
+        };
+        host.refresh();
+        host
+    }
+
+    /// Whether a pod of this shape fits.
+    pub(crate) fn fits(&self, shape: &Shape) -> bool {
+        self.has_host_room(shape)
+            && (shape.gpus == 0
+                || self.accepted[shape.id]
+                    && self.free.iter().filter(|free| **free >= shape.milli).count() >= shape.gpus as usize)
+    }
+
+    /// Whether CPU and memory are left for it.
+    pub(crate) fn has_host_room(&self, shape: &Shape) -> bool {
+        self.cpu_left >= shape.cpu && self.memory_left >= shape.memory
+    }
+
+    /// What is left of all devices, in milli.
+    pub(crate) fn left(&self) -> u32 {
+        self.free.iter().sum()
+    }
+
+    /// What a pod of this shape holds on these devices.
+    pub(crate) fn holdings(&self, shape: &Shape, devices: impl IntoIterator<Item = usize>) -> Vec<Holding> {
+        let whole = shape.is_whole();
+        let holding = |at: usize| Holding {
+            device: Arc::clone(&self.node.devices[at].uuid),
+            memory: shape.milli,
+            cores: if whole { 100 } else { 0 },
+            slots: 1,
+            exclusive: whole,
+        };
+        devices.into_iter().map(holding).collect()
+    }
+
+    fn count(&mut self, shape: &Shape, more: bool) {
+        if shape.gpus == 0 {
+            return;
+        }
+        let tag = tag(shape);
+        match self.tags.iter_mut().find(|(known, _)| *known == tag) {
+            Some((_, pods)) if more => *pods += 1,
+            Some((_, pods)) => *pods -= 1,
+            None => self.tags.push((tag, 1)),
+        }
+        self.tags.retain(|(_, pods)| *pods > 0);
+    }
+
+    fn refresh(&mut self) {
+        self.version += 1;
+        (self.node.cpu_left, self.node.memory_left) = (Some(self.cpu_left), Some(self.memory_left));
+        for (free, (device, usage)) in self.free.iter_mut().zip(self.node.devices.iter().zip(&self.node.usage)) {
+            *free = if usage.exclusive > 0 { 0 } else { device.memory.saturating_sub(usage.memory) };
+        }
+    }
+}
+
+/// Of what kind a pod is to those who keep kinds apart: 0 for a part of a card, else the number of cards.
+pub(crate) fn tag(shape: &Shape) -> u32 {
+    if shape.is_whole() { shape.gpus } else { 0 }
+}
+
+/// Every order is equally likely.
+pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Random) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, random.below(last + 1));
+    }
+}
