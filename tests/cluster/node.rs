@@ -10,6 +10,8 @@
 
 #[path = "node/cgroups.rs"]
 mod cgroups;
+#[path = "node/creation.rs"]
+mod creation;
 #[path = "node/kubelet.rs"]
 mod kubelet;
 #[path = "node/plugin.rs"]
@@ -150,6 +152,7 @@ impl Node {
 
     /// Starts the kubelet after its end; returns when its sockets are back. It may still have to look at its pods.
     pub(crate) async fn start_kubelet(&mut self) {
+        creation::settle(&self.containerd, self.programs).await;
         self.kubelet.run(Path::new("nsenter"), &inside(&self.containerd, self.kubelab, &self.kubelet_flags));
         self.wait_for_kubelet().await;
     }
@@ -240,14 +243,24 @@ impl Node {
 
     /// Until the kubelet takes registrations and says what it has given out.
     async fn wait_for_kubelet(&mut self) {
+        let started = Instant::now();
         for socket in ["device-plugins/kubelet.sock", "pod-resources/kubelet.sock"] {
             let path = self.kubelet_dir.join(socket);
             // The socket of a killed kubelet is still there and refuses.
-            wait::until(&path.display().to_string(), 60, async || {
+            wait::until(&path.display().to_string(), 180, async || {
                 self.kubelet.must_run();
                 UnixStream::connect(&path).ok()
             })
             .await;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        if seconds > 10.0 {
+            let log = self.kubelet.log();
+            let latest = log.rsplit("Starting recovery of all containers").next().unwrap_or_default();
+            let unknown = latest.matches("Failed to create existing container").count();
+            kubelab::say(&format!(
+                "the kubelet took {seconds:.1} s to listen; cAdvisor asked in vain for {unknown} containers"
+            ));
         }
     }
 

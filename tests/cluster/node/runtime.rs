@@ -124,6 +124,11 @@ impl Runtime {
                 [plugins."io.containerd.cri.v1.runtime".cni]
                 bin_dirs = ["{cni}"]
                 conf_dir = "{cni}"
+                # A container that is being created when the kubelet ends is removed again, if its creation ends within this time. By default
+                # that is 5 s, which creations take where many start on few processors; what is then forgotten keeps its cgroup, and costs
+                # every later start of the kubelet 6 s.
+                [timeouts]
+                "io.containerd.timeout.shim.cleanup" = "2m"
                 "#
             ),
         };
