@@ -7,6 +7,7 @@
 mod bind;
 mod filter;
 mod holds;
+mod learn;
 mod metrics;
 mod names;
 mod nodes;

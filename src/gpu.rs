@@ -6,6 +6,7 @@
 //! Units everywhere: memory in MiB, cores in percent of one card.
 
 pub mod allocation;
+pub mod card;
 pub mod constraint;
 pub mod device;
 pub mod fit;
@@ -16,4 +17,6 @@ pub mod quantity;
 pub mod reason;
 pub mod request;
 pub mod score;
+pub mod target;
 pub mod topology;
+pub mod workload;

@@ -12,6 +12,7 @@ mod doubt;
 mod ends;
 mod events;
 mod intern;
+mod learning;
 mod metrics;
 mod node;
 mod nodes;
@@ -64,6 +65,7 @@ pub struct Ledger {
     versions: Versions,
     slots: Slots,
     changes: tokio::sync::watch::Sender<u64>,
+    learning: learning::Learning,
     nodes_listed: AtomicBool,
     pods_listed: AtomicBool,
 }
@@ -91,6 +93,7 @@ impl Ledger {
             versions: Versions::default(),
             slots: Slots::default(),
             changes: tokio::sync::watch::Sender::new(0),
+            learning: learning::Learning::default(),
             nodes_listed: AtomicBool::new(false),
             pods_listed: AtomicBool::new(false),
         }
@@ -104,6 +107,11 @@ impl Ledger {
     /// One node.
     pub fn node(&self, name: &str) -> Option<Arc<NodeEntry>> {
         self.nodes.get(name).map(|entry| Arc::clone(&entry)).filter(|entry| entry.is_known())
+    }
+
+    /// Grows with every change of any node.
+    pub fn version(&self) -> u64 {
+        self.versions.last()
     }
 
     /// All nodes, in no order.

@@ -49,4 +49,11 @@ impl Random {
     pub(crate) fn gap(&mut self, rate: f64) -> std::time::Duration {
         std::time::Duration::from_secs_f64((-(1.0 - self.unit()).ln() / rate).clamp(0.0, 60.0))
     }
+
+    /// Every order is as likely as every other (Fisher and Yates).
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
 }

@@ -187,6 +187,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         unfit: Some(nominator.hook()),
         ..extender::Parts::new(Arc::clone(&ledger), client, extender_metrics)
     });
+    tasks.spawn("learning", Arc::clone(&extender).keep_learning());
     let extender = extender::router(extender);
 
     let health = Arc::new(Health::new(Arc::clone(&serving), namespaces, ledger));

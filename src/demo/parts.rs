@@ -71,6 +71,7 @@ impl Parts {
 
         let extender =
             Extender::new(extender::Parts::new(Arc::clone(&ledger), client, extender::Metrics::new(&mut registry)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&extender).keep_learning()));
         let (listener, address) = bind().await?;
         let extender_url = format!("http://{address}");
         tasks.spawn(serve::run(listener, None, extender::router(extender), stop.clone().cancelled_owned()));

@@ -2,16 +2,20 @@
 //!
 //! Most pods are copies of each other, and from one filter call to the next few nodes change. A shape therefore remembers its
 //! verdict on each node together with the version of the node that it was made on; only nodes that changed are judged anew.
-//! Written and read by filter and prioritize. Bounded; losing a shape costs one slower call.
+//! Written and read by filter and prioritize, and by a task beside them that looks at what changed before they ask. Bounded;
+//! losing a shape costs one slower call.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
 
 use crate::gpu::fit::{Policies, rank};
 use crate::gpu::node::Node;
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{GpuPolicy, NodePolicy, PodRequest};
-use crate::ledger::{NodeEntry, NodeState};
+use crate::gpu::target::Target;
+use crate::ledger::{NodeEntry, NodeState, Snapshot};
 
 /// How many shapes are remembered. One takes 16 bytes a node.
 const MOST: usize = 192;
@@ -32,6 +36,8 @@ pub(super) struct Shape {
     pub(super) cpu: i64,
     pub(super) memory: i64,
     pub(super) policies: Policies,
+    /// What all its scores were made for. Changes only while `verdicts` is locked, together with all of them.
+    target: ArcSwap<Target>,
     verdicts: Mutex<Vec<Cell>>,
 }
 
@@ -109,12 +115,20 @@ impl Shape {
 
     /// Without memory: for nodes as nobody else sees them.
     pub(super) fn rank(&self, node: &Node) -> Verdict {
-        rank(node, &self.request, self.cpu, self.memory, self.policies)
+        self.rank_for(node, &self.target.load())
+    }
+
+    fn rank_for(&self, node: &Node, target: &Target) -> Verdict {
+        rank(node, &self.request, self.cpu, self.memory, self.policies, target)
     }
 
     pub(super) fn verdict(&self, state: &NodeState) -> Verdict {
+        self.verdict_for(state, &self.target.load())
+    }
+
+    fn verdict_for(&self, state: &NodeState, target: &Target) -> Verdict {
         match state {
-            NodeState::Usable(node) => self.rank(node),
+            NodeState::Usable(node) => self.rank_for(node, target),
             NodeState::NoInventory => Err(Reason::NoInventory),
             NodeState::Damaged => Err(Reason::InventoryDamaged),
         }
@@ -124,18 +138,12 @@ impl Shape {
 impl Judge<'_> {
     /// A look at one of the ledger's nodes as it is now.
     pub(super) fn glance(&mut self, entry: &NodeEntry) -> Glance {
-        if entry.slot >= self.cells.len() {
-            self.cells.resize((entry.slot + 1).next_multiple_of(256), Cell::NEVER);
-        }
+        make_room(&mut self.cells, entry.slot);
         let cell = &mut self.cells[entry.slot];
         if !cell.is_of(entry.version()) {
             let snapshot = entry.current.load();
-            let glance = Glance {
-                verdict: self.shape.verdict(&snapshot.state),
-                repels: snapshot.prefer_no_schedule,
-                nominated: !snapshot.nominated.is_empty(),
-            };
-            *cell = Cell::new(snapshot.version, glance);
+            // Only rarely is the target not the same as a moment ago, hence it is not kept at hand.
+            *cell = Cell::new(snapshot.version, self.shape.look(&snapshot, &self.shape.target.load()));
         }
         cell.read()
     }
@@ -145,6 +153,8 @@ impl Judge<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     known: Mutex<Known>,
+    /// For shapes not met before.
+    target: ArcSwap<Target>,
 }
 
 #[derive(Debug, Default)]
@@ -171,10 +181,108 @@ impl Shapes {
                 known.shapes.remove(&oldest);
             }
         }
-        let shape =
-            Arc::new(Shape { request: Arc::clone(&key.request), cpu, memory, policies, verdicts: Mutex::default() });
+        let shape = Arc::new(Shape {
+            request: Arc::clone(&key.request),
+            cpu,
+            memory,
+            policies,
+            target: ArcSwap::new(self.target.load_full()),
+            verdicts: Mutex::default(),
+        });
         known.shapes.insert(key, (Arc::clone(&shape), now));
         shape
+    }
+}
+
+/// How many of the shapes last used are kept up to date while nobody asks; the others when they are asked for.
+const WARM: usize = 64;
+
+impl Shapes {
+    /// From now on everything is ranked for this target: the shapes in use once their scores are there, one after the other, so
+    /// that no call waits for them; the others at once.
+    pub(super) fn aim(&self, target: &Arc<Target>, nodes: &[Arc<NodeEntry>]) {
+        self.target.store(Arc::clone(target));
+        for (at, shape) in self.by_use().into_iter().enumerate() {
+            let cells = if at < WARM { shape.cells(nodes, target) } else { Vec::new() };
+            let mut verdicts = lock(&shape.verdicts);
+            shape.target.store(Arc::clone(target));
+            let before = std::mem::replace(&mut *verdicts, cells);
+            drop(verdicts);
+            // Megabytes, given back after the lock.
+            drop(before);
+        }
+    }
+
+    /// Looks at what changed since the last look, so that the next call need not.
+    pub(super) fn refresh(&self, nodes: &[Arc<NodeEntry>]) {
+        for shape in self.by_use().into_iter().take(WARM) {
+            shape.refresh(nodes);
+        }
+    }
+
+    /// The last used first.
+    fn by_use(&self) -> Vec<Arc<Shape>> {
+        let known = lock(&self.known);
+        let mut shapes: Vec<_> = known.shapes.values().map(|(shape, used)| (*used, Arc::clone(shape))).collect();
+        drop(known);
+        shapes.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
+        shapes.into_iter().map(|(_, shape)| shape).collect()
+    }
+}
+
+impl Shape {
+    /// The verdicts on all nodes for a target that is not in use yet.
+    fn cells(&self, nodes: &[Arc<NodeEntry>], target: &Target) -> Vec<Cell> {
+        let most = nodes.iter().map(|entry| entry.slot + 1).max().unwrap_or(0);
+        let mut cells = vec![Cell::NEVER; most.next_multiple_of(256)];
+        for entry in nodes {
+            let snapshot = entry.current.load();
+            cells[entry.slot] = Cell::new(snapshot.version, self.look(&snapshot, target));
+        }
+        cells
+    }
+
+    fn refresh(&self, nodes: &[Arc<NodeEntry>]) {
+        let (stale, target) = {
+            let verdicts = lock(&self.verdicts);
+            let is_stale =
+                |entry: &&Arc<NodeEntry>| verdicts.get(entry.slot).is_none_or(|cell| !cell.is_of(entry.version()));
+            (nodes.iter().filter(is_stale).collect::<Vec<_>>(), self.target.load_full())
+        };
+        for some in stale.chunks(AT_ONCE) {
+            let fresh: Vec<(usize, Cell)> = some
+                .iter()
+                .map(|entry| {
+                    let snapshot = entry.current.load();
+                    (entry.slot, Cell::new(snapshot.version, self.look(&snapshot, &target)))
+                })
+                .collect();
+            let mut verdicts = lock(&self.verdicts);
+            if !Arc::ptr_eq(&target, &self.target.load()) {
+                return;
+            }
+            for (slot, cell) in fresh {
+                make_room(&mut verdicts, slot);
+                verdicts[slot] = cell;
+            }
+        }
+    }
+
+    fn look(&self, snapshot: &Snapshot, target: &Target) -> Glance {
+        Glance {
+            verdict: self.verdict_for(&snapshot.state, target),
+            repels: snapshot.prefer_no_schedule,
+            nominated: !snapshot.nominated.is_empty(),
+        }
+    }
+}
+
+/// Nodes looked at between two looks at the lock.
+const AT_ONCE: usize = 256;
+
+fn make_room(cells: &mut Vec<Cell>, slot: usize) {
+    if slot >= cells.len() {
+        cells.resize((slot + 1).next_multiple_of(256), Cell::NEVER);
     }
 }
 

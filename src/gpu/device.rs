@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::card::Cards;
 use super::request::MigProfile;
 use super::topology::Topology;
 
@@ -163,6 +164,7 @@ struct DeviceSet {
     devices: Box<[Device]>,
     facts: Box<[Facts]>,
     topology: Topology,
+    cards: Cards,
     instances: bool,
     memory: Whole,
     cores: Whole,
@@ -227,6 +229,11 @@ impl Devices {
         &self.0.topology
     }
 
+    /// Of which kinds they are.
+    pub(crate) fn cards(&self) -> &Cards {
+        &self.0.cards
+    }
+
     /// Whether there are MIG instances among them.
     pub fn has_instances(&self) -> bool {
         self.0.instances
@@ -260,8 +267,9 @@ impl From<Vec<Device>> for Devices {
         let memory = Whole::of(devices.iter().map(|device| u64::from(device.memory)).sum());
         let cores = Whole::of(devices.iter().map(|device| u64::from(device.cores)).sum());
         let topology = Topology::of(&devices);
+        let cards = Cards::of(&devices);
         let instances = devices.iter().any(|device| device.mig.is_some());
-        Self(Arc::new(DeviceSet { devices: devices.into(), facts, topology, instances, memory, cores }))
+        Self(Arc::new(DeviceSet { devices: devices.into(), facts, topology, cards, instances, memory, cores }))
     }
 }
 

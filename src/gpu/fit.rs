@@ -19,6 +19,7 @@ use super::node::Node;
 use super::reason::Reason;
 use super::request::{ContainerRequest, GpuPolicy, NodePolicy, PodRequest};
 use super::score::{Effect, value};
+use super::target::{Change, Target};
 use one::Candidate;
 use outlook::Outlooks;
 use search::{End, How, search};
@@ -67,7 +68,8 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
 }
 
 /// Whether a pod fits a node ([`place`] succeeds exactly when this does), and if so how good that is for the cluster as a whole:
-/// finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the pod's host requests.
+/// finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the pod's host requests;
+/// `target` is what the cluster should keep room for.
 ///
 /// What the devices leave to others does not count here. So of devices that are equal by policy and size (for several: also in how
 /// near they are to each other) [`place`] may take others than the ones ranked.
@@ -76,40 +78,46 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
 ///
 /// # Errors
 /// The reason nearest to a fit.
-pub fn rank(node: &Node, request: &PodRequest, cpu: i64, memory: i64, policies: Policies) -> Result<f64, Reason> {
-    let effect = match request.containers.as_slice() {
-        [] => Effect::default(),
+pub fn rank(
+    node: &Node,
+    request: &PodRequest,
+    cpu: i64,
+    memory: i64,
+    policies: Policies,
+    target: &Target,
+) -> Result<f64, Reason> {
+    let weigh = |effect: &Effect<'_>| {
+        let policy = request.constraints.node_policy.unwrap_or(policies.node);
+        value(node, effect, (cpu, memory), policy, target)
+    };
+    match request.containers.as_slice() {
+        [] => Ok(weigh(&Effect::default())),
         [container] => {
             ready(node)?;
             let want = Want::new(node, container, &request.constraints);
             let policy = gpu_policy(request, policies, &want);
             if container.count == 1 {
                 let candidate = one::quick(&want, policy)?;
-                Effect {
-                    devices: 1,
-                    fresh: candidate.fresh.into(),
-                    left: candidate.left,
-                    memory: candidate.amount.memory.into(),
-                    cores: candidate.amount.cores.into(),
-                    breaks_up: candidate.fresh,
-                    near: 0,
-                    pairs: 0,
-                }
-            } else {
-                let (devices, near) = several(&want, policy, false)?;
-                let mut effect = Effect { near, pairs: pairs(devices.len()), ..Effect::default() };
-                for (at, amount) in devices {
-                    effect.add(node, at, amount.memory, amount.cores);
-                }
-                effect
+                let changes = [change(candidate.at, candidate.amount)];
+                return Ok(weigh(&Effect { changes: &changes, breaks_up: candidate.fresh, near: 0, pairs: 0 }));
             }
+            let (devices, near) = several(&want, policy, false)?;
+            let changes: Vec<_> = devices.iter().map(|(at, amount)| change(*at, *amount)).collect();
+            Ok(weigh(&Effect { changes: &changes, near, pairs: pairs(devices.len()), breaks_up: false }))
         }
         _ => {
             let chosen = together(node, request, policies, false)?;
-            effect(node, request, &chosen)
+            let changes = changes(node, request, &chosen);
+            let mut effect = Effect { changes: &changes, ..Effect::default() };
+            for devices in &chosen {
+                let set: Vec<_> = devices.iter().map(|(at, _)| *at).collect();
+                effect.near += node.devices.topology().within(&set);
+                effect.pairs += pairs(set.len());
+                effect.breaks_up |= matches!(set.as_slice(), [at] if !node.usage[*at].is_taken());
+            }
+            Ok(weigh(&effect))
         }
-    };
-    Ok(value(node, &effect, cpu, memory, request.constraints.node_policy.unwrap_or(policies.node)))
+    }
 }
 
 /// Which device first, for a container of this pod.
@@ -225,34 +233,19 @@ fn placement(node: &Node, request: &PodRequest, chosen: &[Devices]) -> Placement
     Placement { allocation, holdings }
 }
 
-/// What a choice for several containers does to the node.
-fn effect(node: &Node, request: &PodRequest, chosen: &[Devices]) -> Effect {
-    let mut effect = Effect::default();
-    for holding in placement(node, request, chosen).holdings {
-        if let Some(at) = node.devices.iter().position(|device| device.uuid == holding.device) {
-            effect.add(node, at, holding.memory, holding.cores);
-        }
-    }
-    for devices in chosen {
-        let set: Vec<_> = devices.iter().map(|(at, _)| *at).collect();
-        effect.near += node.devices.topology().within(&set);
-        effect.pairs += pairs(set.len());
-        effect.breaks_up |= matches!(set.as_slice(), [at] if !node.usage[*at].is_taken());
-    }
-    effect
+/// What a choice for several containers takes of the node.
+fn changes(node: &Node, request: &PodRequest, chosen: &[Devices]) -> Vec<Change> {
+    let holdings = placement(node, request, chosen).holdings;
+    let position = |holding: &Holding| node.devices.iter().position(|device| device.uuid == holding.device);
+    let change = |holding: &Holding| {
+        let Holding { memory, cores, exclusive, .. } = *holding;
+        Some(Change { at: position(holding)?, memory, cores, exclusive })
+    };
+    holdings.iter().filter_map(change).collect()
 }
 
-impl Effect {
-    /// Counts one more device.
-    fn add(&mut self, node: &Node, at: usize, memory: u32, cores: u16) {
-        let usage = &node.usage[at];
-        self.devices += 1;
-        self.fresh += u32::from(!usage.is_taken());
-        let load = Load { memory, cores: cores.into(), ..Load::default() };
-        self.left += one::left(&node.devices.facts()[at], usage, &load);
-        self.memory += u64::from(memory);
-        self.cores += u64::from(cores);
-    }
+fn change(at: usize, amount: Amount) -> Change {
+    Change { at, memory: amount.memory, cores: amount.cores, exclusive: amount.exclusive }
 }
 
 fn pairs(devices: usize) -> u32 {

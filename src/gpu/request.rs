@@ -28,7 +28,7 @@ impl fmt::Display for MigProfile {
 }
 
 /// Memory asked for per GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Memory {
     /// MiB, at least 1.
     Mib(u32),
@@ -54,7 +54,7 @@ impl Memory {
 }
 
 /// What a container wants of each of its devices.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ask {
     /// A whole card for this container alone (or, under MIG strategy `single`, a whole instance).
     Exclusive,

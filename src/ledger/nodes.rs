@@ -38,6 +38,7 @@ impl NodeRelist<'_> {
             }
         }
         self.ledger.nodes_listed.store(true, Ordering::Release);
+        self.ledger.begin_learning();
     }
 }
 

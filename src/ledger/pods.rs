@@ -114,7 +114,9 @@ impl PodRelist<'_> {
                 ledger.room_may_be_free();
             }
         }
+        ledger.learning.retain(|key| self.seen.contains(key));
         ledger.pods_listed.store(true, Ordering::Release);
+        ledger.begin_learning();
     }
 }
 
@@ -133,6 +135,7 @@ impl Ledger {
     pub(super) fn apply_in_turn(&self, uid: &str, pod: &PodView<'_>) {
         if has_ended(pod) {
             self.drop_pod(uid, node_of(pod));
+            self.learning.forget(uid);
             self.ends.tell(uid);
             return;
         }
@@ -147,6 +150,7 @@ impl Ledger {
         if let Some(uid) = pod.metadata.uid.as_deref() {
             let _turn = self.turn(uid);
             self.drop_pod(uid, node_of(pod));
+            self.learning.forget(uid);
             self.ends.tell(uid);
         }
     }
@@ -178,6 +182,9 @@ impl Ledger {
             }
             self.set_host(uid, node, settings.host_requests.then_some(host));
             return;
+        }
+        if known.as_ref().is_none_or(|known| !known.confirmed) {
+            self.learn_bound(uid, pod);
         }
         let text = text_of(pod);
         let read_before = known.as_ref().filter(|known| known.confirmed && known.text == text);
@@ -229,6 +236,9 @@ impl Ledger {
             return;
         }
         let asked = asked(pod, &self.settings().resource_prefix);
+        if !asked.is_empty() {
+            self.learn_pending(uid, pod);
+        }
         let wanted = pod.status.nominated_node_name.as_deref().filter(|name| !name.is_empty() && !asked.is_empty());
         let Some(node) = wanted else {
             if known.is_some() {
@@ -326,6 +336,9 @@ impl Ledger {
         if let Some(known) = &known {
             if let Some(node) = &known.node {
                 self.take_from(node, uid);
+                if known.confirmed {
+                    self.learning.depart();
+                }
             }
             if let Some(node) = &known.nominated {
                 self.set_nominated(node, uid, None);
@@ -354,9 +367,16 @@ impl Ledger {
             return;
         }
         let freed = self.on_node(node, |shard, truth| {
-            let changed = truth.set_host(PodKey::new(uid), request) && truth.has_devices();
+            let key = PodKey::new(uid);
+            let known = truth.host.contains_key(&key);
+            let changed = truth.set_host(key, request) && truth.has_devices();
             if changed {
                 shard.publish(truth, &self.versions);
+                match request {
+                    Some(host) if !known => self.learning.arrive_without(host),
+                    None if known => self.learning.depart(),
+                    _ => {}
+                }
             }
             changed && request.is_none()
         });

@@ -12,6 +12,11 @@ impl Versions {
     pub(super) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// The last one.
+    pub(super) fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Hands out the lowest free slot, so that caches indexed by it stay small.

@@ -56,6 +56,7 @@ impl Search<'_> {
     /// searches.
     pub(super) async fn best(&self, tried: &[Arc<str>], recent: &mut Recent) -> Option<Arc<str>> {
         let pod = &self.note.record;
+        let target = self.ledger.target();
         let mut fitting: Vec<(f64, Arc<NodeEntry>)> = Vec::new();
         let nodes = match &self.note.only {
             Some(names) => names.iter().filter_map(|name| self.ledger.node(name)).collect(),
@@ -73,7 +74,7 @@ impl Search<'_> {
             if self.is_hopeless(&snapshot, node) {
                 continue;
             }
-            if let Ok(score) = rank(node, &pod.request, pod.cpu, pod.memory, self.policies) {
+            if let Ok(score) = rank(node, &pod.request, pod.cpu, pod.memory, self.policies, &target) {
                 fitting.push((score, entry));
             }
         }

@@ -8,6 +8,7 @@ use crate::gpu::fit::{Placement, Policies, place, rank};
 use crate::gpu::node::Node;
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{Ask, Constraints, ContainerRequest, Memory, MigProfile, Phase, PodRequest};
+use crate::gpu::target::Target;
 
 /// An A100 with 80 GiB, 10 slots, no link known.
 pub(super) fn card(index: u32) -> Device {
@@ -119,7 +120,7 @@ pub(super) fn with(mut request: PodRequest, change: impl FnOnce(&mut Constraints
 /// Places; the verdict of the ranking must agree.
 pub(super) fn try_place(node: &Node, request: &PodRequest) -> Result<Placement, Reason> {
     let placed = place(node, request, Policies::default());
-    let ranked = rank(node, request, 0, 0, Policies::default());
+    let ranked = rank(node, request, 0, 0, Policies::default(), &Target::default());
     assert_eq!(placed.as_ref().err(), ranked.as_ref().err(), "filter and bind disagree");
     assert!(ranked.is_err() || ranked.is_ok_and(f64::is_finite));
     placed

@@ -13,6 +13,7 @@ use crate::gpu::fit::{Placement, Policies, place, rank};
 use crate::gpu::node::{Node, Usage};
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{Ask, GpuPolicy, Memory, NodePolicy, Phase, PodRequest};
+use crate::gpu::target::Target;
 
 fn any_device(index: u32) -> impl Strategy<Value = Vec<Device>> {
     let health = prop_oneof![9 => Just(Health::Healthy), 1 => Just(Health::Suspect)];
@@ -278,7 +279,7 @@ proptest! {
         let (node, _) = live(node, &before);
         for policies in [Policies::default(), Policies { node: NodePolicy::Spread, gpu: Some(GpuPolicy::Spread) }] {
             prop_assert_eq!(place(&node, &request, policies), place(&node.clone(), &request.clone(), policies));
-            prop_assert_eq!(rank(&node, &request, 1, 1, policies), rank(&node.clone(), &request.clone(), 1, 1, policies));
+            prop_assert_eq!(rank(&node, &request, 1, 1, policies, &Target::default()), rank(&node.clone(), &request.clone(), 1, 1, policies, &Target::default()));
         }
     }
 
@@ -290,8 +291,8 @@ proptest! {
         // The same container twice, one after the other, goes through the search and holds no more than once.
         let mut twice = request.clone();
         twice.containers.insert(0, container("before", Phase::Init, 1, request.containers[0].ask.clone()));
-        let ranked = rank(&node, &request, 0, 0, Policies::default());
-        prop_assert_eq!(ranked, rank(&node, &twice, 0, 0, Policies::default()));
+        let ranked = rank(&node, &request, 0, 0, Policies::default(), &Target::default());
+        prop_assert_eq!(ranked, rank(&node, &twice, 0, 0, Policies::default(), &Target::default()));
     }
 
     #[test]

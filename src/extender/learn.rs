@@ -1,0 +1,44 @@
+//! Keeping rankings up to date beside the request path: builds the target when enough was learned, and looks at nodes that changed
+//! before a call asks about them.
+//!
+//! One task per server. Where it falls behind or ends, calls do that work themselves, and rankings aim at an older target.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Extender;
+
+/// How often changed nodes are looked at.
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Extender {
+    /// Never returns.
+    pub async fn keep_learning(self: Arc<Self>) {
+        let mut learned = self.ledger.learned();
+        learned.mark_changed();
+        let mut version = 0;
+        loop {
+            let aims = learned.has_changed().unwrap_or(false);
+            learned.mark_unchanged();
+            if aims || version != self.ledger.version() {
+                version = self.ledger.version();
+                let extender = Arc::clone(&self);
+                if let Err(error) = tokio::task::spawn_blocking(move || extender.keep_up(aims)).await {
+                    tracing::error!(%error, "rankings could not be brought up to date; they go on as they are");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Once; `aims` where the target is to be built anew.
+    fn keep_up(&self, aims: bool) {
+        let nodes = self.ledger.nodes();
+        if aims {
+            let target = self.ledger.aim();
+            self.shapes.aim(&target, &nodes);
+        } else {
+            self.shapes.refresh(&nodes);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The workload as nodes with the same kinds of cards see it: amounts in thousandths of a card, kinds that no card there serves left
+//! out. Made once for each class of nodes and target; read by [`super::fill`] and [`super::stranded`].
+
+use super::super::card::{CardKind, WHOLE};
+use super::super::matching::matches_any;
+use super::super::node::Node;
+use super::super::request::Ask;
+use super::super::workload::{Kind, Part};
+use super::profile::{Change, Hole};
+use super::{Learned, Mixed};
+use std::hash::Hasher;
+
+/// Kinds that make up this part of the arrivals are looked at one by one.
+const TYPICAL: f64 = 0.99;
+
+/// So many pods of a run come as if at once: the large ones first.
+const CHUNK: usize = 8;
+
+/// Scarcity counts up to this.
+const SCARCEST: f64 = 1.5;
+
+/// What a part of a pod takes of one kind of card, in thousandths of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Need {
+    pub(super) memory: u16,
+    /// What it books; at least one has to be free even where it books none.
+    pub(super) cores: u16,
+    /// What it is worth, in thousandths of a card.
+    pub(super) worth: u16,
+}
+
+/// What one container wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) count: u16,
+    pub(super) whole: bool,
+    /// Where its needs begin, one for each kind of card.
+    needs: usize,
+}
+
+/// One pod.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Token {
+    /// Millicores.
+    pub(super) cpu: i64,
+    /// MiB.
+    pub(super) memory: i64,
+    first: u32,
+    len: u16,
+    /// In thousandths of a card.
+    worth: u32,
+}
+
+/// One run.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    pub(super) tokens: Vec<Token>,
+    /// Beside the tokens: the least CPU, and the least worth, of a pod with GPUs from there on.
+    pub(super) least: Vec<(i64, u32)>,
+}
+
+/// The workload for nodes with the same kinds of cards.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) id: u64,
+    kinds: usize,
+    needs: Vec<Option<Need>>,
+    wants: Vec<Want>,
+    pub(super) lists: Vec<List>,
+    /// Kinds with GPUs that make up most of the arrivals, with their share; absent where no card here serves them.
+    pub(super) typical: Vec<(f64, Option<Token>)>,
+    /// The share of the typical kinds that have no GPUs.
+    pub(super) without: f64,
+    /// Kinds that want several cards for a container, with what they weigh.
+    pub(super) several: Vec<(f64, Token)>,
+    /// By kind of card.
+    worth: Vec<u16>,
+    scarcity: Vec<f64>,
+}
+
+impl Class {
+    pub(super) fn new(node: &Node, learned: &[Learned], lists: &[Vec<u16>], cluster: &[(CardKind, f64)]) -> Self {
+        let cards = node.devices.cards();
+        let kinds = cards.kinds();
+        let instances = node.mig_single && node.devices.has_instances();
+        let mut id = Mixed::default();
+        id.write_u64(cards.class());
+        id.write_u8(node.mig_single.into());
+        let mut class = Self {
+            id: id.finish(),
+            kinds: kinds.len(),
+            needs: Vec::new(),
+            wants: Vec::new(),
+            lists: Vec::new(),
+            typical: Vec::new(),
+            without: 0.0,
+            several: Vec::new(),
+            worth: kinds.iter().map(|kind| kind.worth).collect(),
+            scarcity: scarcity(kinds, learned, cluster),
+        };
+        let tokens: Vec<Option<Token>> = learned.iter().map(|kind| class.token(kind, kinds, instances)).collect();
+        class.lists = lists.iter().map(|list| class.list(list, &tokens)).collect();
+        class.weigh(learned, &tokens);
+        class
+    }
+
+    pub(super) fn wants(&self, token: &Token) -> &[Want] {
+        &self.wants[token.first as usize..][..usize::from(token.len)]
+    }
+
+    /// What it takes of the device with this hole, where it can have it.
+    #[inline]
+    pub(super) fn fits(&self, want: &Want, hole: Hole) -> Option<Need> {
+        let need = self.needs[want.needs + usize::from(hole.kind)]?;
+        let room = hole.memory >= need.memory && hole.cores >= need.cores.max(1) && (!want.whole || hole.is_whole());
+        room.then_some(need)
+    }
+
+    /// What the hole is worth, in thousandths of a card.
+    #[inline]
+    pub(super) fn worth(&self, hole: Hole) -> u32 {
+        let worth = self.worth[usize::from(hole.kind)];
+        if worth == WHOLE { hole.size().into() } else { u32::from(hole.size()) * u32::from(worth) / u32::from(WHOLE) }
+    }
+
+    /// How much the workload is short of what `change` takes, in thousandths of a card.
+    pub(super) fn scarcity(&self, node: &Node, change: &Change) -> f64 {
+        let kind = usize::from(node.devices.cards().kind(change.at));
+        let facts = &node.devices.facts()[change.at];
+        let of = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+        let part = if change.exclusive {
+            1.0
+        } else {
+            of(change.memory.into(), facts.memory.into()).max(of(change.cores.into(), facts.cores.into()))
+        };
+        self.scarcity[kind] * part * f64::from(self.worth[kind])
+    }
+
+    /// The pod as cards of these kinds see it; `None` where they cannot serve it.
+    fn token(&mut self, learned: &Learned, kinds: &[CardKind], instances: bool) -> Option<Token> {
+        let first = self.wants.len();
+        let mut worth = 0;
+        for part in &learned.kind.parts {
+            let needs: Vec<Option<Need>> = kinds
+                .iter()
+                .map(|card| {
+                    let asked = matches!(part.ask, Ask::Mig(_)) || card.profile.is_some() == instances;
+                    if asked { need(&learned.kind, part, card) } else { None }
+                })
+                .collect();
+            let Some(some) = needs.iter().flatten().next() else {
+                self.wants.truncate(first);
+                return None;
+            };
+            worth += part.count.saturating_mul(some.worth.into());
+            self.wants.push(Want {
+                count: u16::try_from(part.count).unwrap_or(u16::MAX),
+                whole: !matches!(part.ask, Ask::Share { .. }),
+                needs: self.needs.len(),
+            });
+            self.needs.extend(needs);
+        }
+        let len = u16::try_from(self.wants.len() - first).ok()?;
+        let first = u32::try_from(first).ok()?;
+        Some(Token { cpu: learned.kind.cpu, memory: learned.memory, first, len, worth })
+    }
+
+    fn list(&self, list: &[u16], tokens: &[Option<Token>]) -> List {
+        let mut tokens: Vec<Token> = list.iter().filter_map(|at| tokens[usize::from(*at)]).collect();
+        for chunk in tokens.chunks_mut(CHUNK) {
+            chunk.sort_by_key(|token| std::cmp::Reverse(token.worth));
+        }
+        let mut least = vec![(i64::MAX, u32::MAX); tokens.len()];
+        let mut from_here = (i64::MAX, u32::MAX);
+        for (at, token) in tokens.iter().enumerate().rev() {
+            if !token.is_without() {
+                from_here = (from_here.0.min(token.cpu), from_here.1.min(self.smallest(token)));
+            }
+            least[at] = from_here;
+        }
+        List { tokens, least }
+    }
+
+    /// The least that one of its containers takes of one card.
+    fn smallest(&self, token: &Token) -> u32 {
+        let needs = self.wants(token).iter().flat_map(|want| &self.needs[want.needs..][..self.kinds]);
+        needs.flatten().map(|need| need.worth.into()).min().unwrap_or(0)
+    }
+
+    fn weigh(&mut self, learned: &[Learned], tokens: &[Option<Token>]) {
+        let mut sum = 0.0;
+        let halved: f64 = learned.iter().map(|l| if l.kind.parts.is_empty() { 0.5 } else { 1.0 } * l.share).sum();
+        for (kind, token) in learned.iter().zip(tokens) {
+            if sum < TYPICAL {
+                sum += kind.share;
+                if kind.kind.parts.is_empty() {
+                    self.without += kind.share;
+                } else {
+                    self.typical.push((kind.share, *token));
+                }
+            }
+            if let Some(token) = token
+                && kind.kind.largest() > 1
+            {
+                self.several.push((kind.share / halved * f64::from(token.worth), *token));
+            }
+        }
+        for (share, _) in &mut self.typical {
+            *share /= sum;
+        }
+        self.without /= sum;
+    }
+}
+
+impl Token {
+    /// It asks for no GPU.
+    pub(super) fn is_without(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// What a part of a pod takes of a card of this kind; `None` where it cannot have one even of an empty node.
+fn need(kind: &Kind, part: &Part, card: &CardKind) -> Option<Need> {
+    let accepted = (kind.model.is_empty() || matches_any(&kind.model, &card.model))
+        && !matches_any(&kind.model_exclude, &card.model);
+    if !accepted {
+        return None;
+    }
+    let whole = Need { memory: WHOLE, cores: WHOLE, worth: card.worth };
+    match &part.ask {
+        Ask::Exclusive => Some(whole),
+        Ask::Mig(profile) => (card.profile.as_ref() == Some(profile)).then_some(whole),
+        Ask::Share { memory, cores } => {
+            let part = |amount: u64, all: u64| {
+                let part = (amount * u64::from(WHOLE)).checked_div(all)?.max(1);
+                let exact = part * all >= amount * u64::from(WHOLE);
+                u16::try_from(if exact { part } else { part + 1 }).ok().filter(|part| *part <= WHOLE)
+            };
+            let memory = part(memory.of(card.memory).into(), card.memory.into())?;
+            let cores = if *cores == 0 { 0 } else { part((*cores).into(), card.cores.into())? };
+            let worth = u32::from(memory.max(cores)) * u32::from(card.worth) / u32::from(WHOLE);
+            Some(Need { memory, cores, worth: u16::try_from(worth).ok()? })
+        }
+    }
+}
+
+/// By kind of card: how much the pods that accept only some cards want of those, against what there is.
+fn scarcity(kinds: &[CardKind], learned: &[Learned], cluster: &[(CardKind, f64)]) -> Vec<f64> {
+    let takes = |kind: &Kind, card: &CardKind| kind.parts.iter().all(|part| need(kind, part, card).is_some());
+    // What a pod wants, in cards: of the first kind that it accepts.
+    let demand = |kind: &Kind, card: &CardKind| -> f64 {
+        let worth = |part: &Part| need(kind, part, card).map_or(0.0, |need| f64::from(need.worth));
+        kind.parts.iter().map(|part| f64::from(part.count) * worth(part)).sum()
+    };
+    let all_cards: f64 = cluster.iter().map(|(_, count)| count).sum();
+    let wishes: Vec<_> = learned
+        .iter()
+        .filter(|learned| !learned.kind.parts.is_empty())
+        .map(|learned| {
+            let accepted: Vec<bool> = cluster.iter().map(|(card, _)| takes(&learned.kind, card)).collect();
+            let first = accepted.iter().position(|accepted| *accepted);
+            let wanted = first.map_or(0.0, |first| demand(&learned.kind, &cluster[first].0));
+            (accepted, learned.share * wanted)
+        })
+        .collect();
+    let all_demand: f64 = wishes.iter().map(|(_, demand)| demand).sum();
+    let of_kind = |kind: &CardKind| {
+        let Ok(at) = cluster.binary_search_by(|(card, _)| card.cmp(kind)) else { return 0.0 };
+        let choosy = || wishes.iter().filter(|(accepted, _)| accepted[at] && accepted.contains(&false));
+        let demand: f64 = choosy().map(|(_, demand)| demand).sum();
+        let served = |at: usize| choosy().any(|(accepted, _)| accepted[at]);
+        let cards: f64 = cluster.iter().enumerate().filter(|(at, _)| served(*at)).map(|(_, (_, count))| count).sum();
+        if all_demand > 0.0 && cards > 0.0 { (demand / all_demand / (cards / all_cards)).min(SCARCEST) } else { 0.0 }
+    };
+    kinds.iter().map(of_kind).collect()
+}
