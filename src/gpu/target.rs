@@ -6,7 +6,7 @@
 //!
 //! A node's *potential* is how much GPU the expected pods could still use of it, in thousandths of a card. It is made of
 //!
-//! - *fill*: the node is filled, in 32 simulated runs, with pods drawn from the workload, until nothing more fits; the mean of what
+//! - *fill*: the node is filled, in 24 simulated runs, with pods drawn from the workload, until nothing more fits; the mean of what
 //!   they got. It sees what one pod at a time does not: that CPU runs out before GPUs do, that holes add up.
 //! - *several*: of the kinds that want several cards, those that fit now, weighted by their share and size.
 //! - *stranded* (subtracted): the free GPU that a pod of the workload, drawn at random, could not use of the node (F of FGD,
@@ -36,7 +36,7 @@ pub(crate) use profile::Change;
 use profile::Profile;
 
 /// How many runs fill a node.
-const LISTS: usize = 32;
+const LISTS: usize = 24;
 
 /// How many pods come in a run.
 const LENGTH: usize = 64;
@@ -55,16 +55,23 @@ pub struct Weights {
     pub stranded: f64,
     /// For using cards that the workload is short of.
     pub scarcity: f64,
-    /// For what is left on the node: of 8 cards and 128 cores, half of this each.
-    pub left: f64,
+    /// For what is left of the node's devices, for each 8 cards.
+    pub devices_left: f64,
+    /// For what is left of its CPU, for each 128 cores.
+    pub cpu_left: f64,
 }
 
 impl Weights {
     /// While a cluster fills up.
-    pub const FILLING: Self = Self { fill: 1.0, several: 2.0, stranded: 0.0, scarcity: 0.7, left: 20.0 };
+    pub const FILLING: Self =
+        Self { fill: 1.0, several: 2.0, stranded: 0.0, scarcity: 0.7, devices_left: 10.0, cpu_left: 10.0 };
 
     /// Where as many pods leave as come.
-    pub const STEADY: Self = Self { fill: 0.0, several: 0.0, stranded: 1.0, scarcity: 0.7, left: 40.0 };
+    ///
+    /// CPU that is left counts for nothing: where the next pod that leaves decides what can come, nodes need not be filled evenly, and
+    /// counting it closed nodes to the pods that want many cards.
+    pub const STEADY: Self =
+        Self { fill: 0.0, several: 0.0, stranded: 1.0, scarcity: 0.8, devices_left: 30.0, cpu_left: 0.0 };
 
     /// In between; `turnover` 0..=1.
     pub fn at(turnover: f64) -> Self {
@@ -75,7 +82,8 @@ impl Weights {
             several: mix(a.several, b.several),
             stranded: mix(a.stranded, b.stranded),
             scarcity: mix(a.scarcity, b.scarcity),
-            left: mix(a.left, b.left),
+            devices_left: mix(a.devices_left, b.devices_left),
+            cpu_left: mix(a.cpu_left, b.cpu_left),
         }
     }
 }
@@ -151,7 +159,8 @@ impl Target {
         self.potential(&class, &after)
             - self.potential(&class, &before)
             - weights.scarcity * scarcity
-            - weights.left * after.part_left()
+            - weights.devices_left * f64::from(after.free) / 8_000.0
+            - weights.cpu_left * after.cpu_left()
     }
 
     fn potential(&self, class: &Class, profile: &Profile) -> f64 {
@@ -173,7 +182,7 @@ impl Target {
             return *known;
         }
         let weights = &self.weights;
-        let potential = weights.fill * fill::fill(class, profile) + weights.several * stranded::several(class, profile);
+        let potential = weights.fill * fill::fill(class, profile) + weights.several * fill::several(class, profile);
         if self.potentials.len() >= MOST_STATES {
             self.potentials.clear();
         }

@@ -14,7 +14,7 @@ const MEMORY: f64 = 3000.0;
 const MOST_KINDS: usize = 512;
 
 /// After how many arrivals the target is built anew, once a cluster has seen that many; before, at each power of two.
-const STEP: u64 = 1000;
+const STEP: u64 = 2000;
 
 /// Same devices for one container, or for several alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +57,8 @@ pub struct Workload {
     departed: f64,
     /// The step of [`Workload::turnover`] that was last given out.
     step: u8,
+    /// The kinds are known beforehand: arrivals teach nothing more.
+    known: bool,
 }
 
 impl Kind {
@@ -89,23 +91,25 @@ impl Kind {
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { kinds: HashMap::new(), unit: 1.0, arrivals: 0, accepted: 0.0, departed: 0.0, step: 0 }
+        Self { kinds: HashMap::new(), unit: 1.0, arrivals: 0, accepted: 0.0, departed: 0.0, step: 0, known: false }
     }
 }
 
 impl Workload {
+    /// A workload that is known beforehand, each pod counting alike: what learning is measured against. Host memory in bytes.
+    pub fn known<'a>(pods: impl IntoIterator<Item = (&'a Kind, i64)>) -> Self {
+        let mut workload = Self::default();
+        for (kind, memory) in pods {
+            workload.count(kind, memory);
+        }
+        Self { known: true, ..workload }
+    }
+
     /// A pod came, whatever becomes of it. `memory` is the host memory it asks for, in bytes. True where the target should be
     /// built anew.
     pub fn arrive(&mut self, kind: &Kind, memory: i64) -> bool {
-        let (weight, memory) = (self.unit, self.unit * (memory.max(0) >> 20) as f64);
-        match self.kinds.get_mut(kind) {
-            Some(seen) => {
-                seen.weight += weight;
-                seen.memory += memory;
-            }
-            None => {
-                self.kinds.insert(kind.clone(), Seen { weight, memory });
-            }
+        if !self.known {
+            self.count(kind, memory);
         }
         self.unit /= 1.0 - 1.0 / MEMORY;
         self.arrivals += 1;
@@ -116,7 +120,7 @@ impl Workload {
             self.forget();
         }
         let due = self.arrivals.is_multiple_of(STEP) || (self.arrivals < STEP && self.arrivals.is_power_of_two());
-        due | self.has_turned()
+        (due && !self.known) | self.has_turned()
     }
 
     /// A pod that came got a node.
@@ -140,7 +144,8 @@ impl Workload {
         self.arrivals
     }
 
-    /// How many leave for each that gets a node, 0..=1 in quarters: 0 while a cluster only fills up, 1 in a steady state.
+    /// How far the cluster is from only filling up, 0..=1 in quarters: 1 where at least one pod leaves for every [`RAMP`]th that
+    /// gets a node.
     pub fn turnover(&self) -> f64 {
         f64::from(self.turnover_step()) / f64::from(TURNS)
     }
@@ -155,11 +160,24 @@ impl Workload {
         shares
     }
 
+    fn count(&mut self, kind: &Kind, memory: i64) {
+        let (weight, memory) = (self.unit, self.unit * (memory.max(0) >> 20) as f64);
+        match self.kinds.get_mut(kind) {
+            Some(seen) => {
+                seen.weight += weight;
+                seen.memory += memory;
+            }
+            None => {
+                self.kinds.insert(kind.clone(), Seen { weight, memory });
+            }
+        }
+    }
+
     fn turnover_step(&self) -> u8 {
         if self.accepted <= 0.0 {
             return 0;
         }
-        (f64::from(TURNS) * (self.departed / self.accepted).clamp(0.0, 1.0)).round() as u8
+        (f64::from(TURNS) * (RAMP * self.departed / self.accepted).clamp(0.0, 1.0)).round() as u8
     }
 
     fn has_turned(&mut self) -> bool {
@@ -192,6 +210,10 @@ impl Workload {
 
 /// In how many steps the turnover is told.
 const TURNS: u8 = 4;
+
+/// What was placed while a cluster filled up stays for long, so the change to a steady state is made early: when one pod leaves for
+/// every four that come.
+const RAMP: f64 = 4.0;
 
 #[cfg(test)]
 mod tests {
@@ -249,7 +271,7 @@ mod tests {
     #[test]
     fn is_rebuilt_in_steps() {
         let mut workload = Workload::default();
-        let due: Vec<u64> = (1..=3000).filter(|_| workload.arrive(&kind(1), 0)).collect();
-        assert_eq!(due, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000]);
+        let due: Vec<u64> = (1..=6000).filter(|_| workload.arrive(&kind(1), 0)).collect();
+        assert_eq!(due, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000, 4000, 6000]);
     }
 }

@@ -38,12 +38,12 @@ impl Decide for Direct {
         let host = self.chooser.choose(scores)?;
         let holdings = self.policy.devices(&world.hosts[host], shape, &mut self.random)?;
         let placed = world.place(host, shape, holdings);
-        self.policy.observe(Event::Placed(shape));
+        self.policy.observe(Event::Placed);
         Some(placed)
     }
 
     fn depart(&mut self, world: &mut World, shape: &Shape, placed: &Placed) {
         world.release(shape, placed);
-        self.policy.observe(Event::Departs(shape));
+        self.policy.observe(Event::Departs);
     }
 }

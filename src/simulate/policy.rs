@@ -51,14 +51,13 @@ pub enum PolicyName {
 
 /// What a policy may learn from.
 #[derive(Debug, Clone, Copy)]
-#[allow(dead_code, reason = "no policy learns from it yet")]
 pub(crate) enum Event<'a> {
     /// A pod comes; the decision is next.
     Arrives(&'a Shape),
     /// It got a node.
-    Placed(&'a Shape),
+    Placed,
     /// It is gone again.
-    Departs(&'a Shape),
+    Departs,
 }
 
 /// How nodes and devices are chosen.

@@ -10,9 +10,6 @@ use super::profile::{Change, Hole};
 use super::{Learned, Mixed};
 use std::hash::Hasher;
 
-/// Kinds that make up this part of the arrivals are looked at one by one.
-const TYPICAL: f64 = 0.99;
-
 /// So many pods of a run come as if at once: the large ones first.
 const CHUNK: usize = 8;
 
@@ -59,6 +56,17 @@ pub(super) struct List {
     pub(super) least: Vec<(i64, u32)>,
 }
 
+/// Kinds that want the same of the devices and differ in CPU.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Of a pod of several containers the largest.
+    pub(super) want: Want,
+    /// Millicores, sorted.
+    cpu: Vec<i64>,
+    /// Beside it: the weight of the kinds up to there.
+    weight: Vec<f64>,
+}
+
 /// The workload for nodes with the same kinds of cards.
 #[derive(Debug)]
 pub(super) struct Class {
@@ -67,10 +75,8 @@ pub(super) struct Class {
     needs: Vec<Option<Need>>,
     wants: Vec<Want>,
     pub(super) lists: Vec<List>,
-    /// Kinds with GPUs that make up most of the arrivals, with their share; absent where no card here serves them.
-    pub(super) typical: Vec<(f64, Option<Token>)>,
-    /// The share of the typical kinds that have no GPUs.
-    pub(super) without: f64,
+    /// Kinds that these cards serve.
+    pub(super) groups: Vec<Group>,
     /// Kinds that want several cards for a container, with what they weigh.
     pub(super) several: Vec<(f64, Token)>,
     /// By kind of card.
@@ -92,8 +98,7 @@ impl Class {
             needs: Vec::new(),
             wants: Vec::new(),
             lists: Vec::new(),
-            typical: Vec::new(),
-            without: 0.0,
+            groups: Vec::new(),
             several: Vec::new(),
             worth: kinds.iter().map(|kind| kind.worth).collect(),
             scarcity: scarcity(kinds, learned, cluster),
@@ -183,32 +188,63 @@ impl Class {
 
     /// The least that one of its containers takes of one card.
     fn smallest(&self, token: &Token) -> u32 {
-        let needs = self.wants(token).iter().flat_map(|want| &self.needs[want.needs..][..self.kinds]);
+        let needs = self.wants(token).iter().flat_map(|want| self.needs(want));
         needs.flatten().map(|need| need.worth.into()).min().unwrap_or(0)
     }
 
     fn weigh(&mut self, learned: &[Learned], tokens: &[Option<Token>]) {
+        // Pods without GPUs take CPU, but waste no GPU of their own.
+        let weight = |learned: &Learned| if learned.kind.parts.is_empty() { 0.5 } else { 1.0 } * learned.share;
+        let all: f64 = learned.iter().map(weight).sum();
+        let mut groups: Vec<(Want, Vec<(i64, f64)>)> = Vec::new();
+        for (learned, token) in learned.iter().zip(tokens) {
+            let Some(token) = token else { continue };
+            let weight = weight(learned) / all;
+            if learned.kind.largest() > 1 {
+                self.several.push((weight * f64::from(token.worth), *token));
+            }
+            let Some(want) = self.wants(token).iter().max_by_key(|want| self.total(want)).copied() else { continue };
+            match groups.iter_mut().find(|(other, _)| self.is_same(other, &want)) {
+                Some((_, kinds)) => kinds.push((token.cpu, weight)),
+                None => groups.push((want, vec![(token.cpu, weight)])),
+            }
+        }
+        self.groups = groups.into_iter().map(|(want, kinds)| Group::new(want, kinds)).collect();
+    }
+
+    /// What it takes of all its devices.
+    fn total(&self, want: &Want) -> u32 {
+        let each = self.needs(want).iter().flatten().map(|need| need.worth).max().unwrap_or(0);
+        u32::from(want.count) * u32::from(each)
+    }
+
+    fn is_same(&self, a: &Want, b: &Want) -> bool {
+        (a.count, a.whole) == (b.count, b.whole) && self.needs(a) == self.needs(b)
+    }
+
+    fn needs(&self, want: &Want) -> &[Option<Need>] {
+        &self.needs[want.needs..][..self.kinds]
+    }
+}
+
+impl Group {
+    fn new(want: Want, mut kinds: Vec<(i64, f64)>) -> Self {
+        kinds.sort_unstable_by_key(|(cpu, _)| *cpu);
         let mut sum = 0.0;
-        let halved: f64 = learned.iter().map(|l| if l.kind.parts.is_empty() { 0.5 } else { 1.0 } * l.share).sum();
-        for (kind, token) in learned.iter().zip(tokens) {
-            if sum < TYPICAL {
-                sum += kind.share;
-                if kind.kind.parts.is_empty() {
-                    self.without += kind.share;
-                } else {
-                    self.typical.push((kind.share, *token));
-                }
-            }
-            if let Some(token) = token
-                && kind.kind.largest() > 1
-            {
-                self.several.push((kind.share / halved * f64::from(token.worth), *token));
-            }
-        }
-        for (share, _) in &mut self.typical {
-            *share /= sum;
-        }
-        self.without /= sum;
+        let (cpu, weight) = kinds
+            .into_iter()
+            .map(|(cpu, weight)| {
+                sum += weight;
+                (cpu, sum)
+            })
+            .unzip();
+        Self { want, cpu, weight }
+    }
+
+    /// The weight of the kinds that want no more CPU than this.
+    pub(super) fn weight(&self, cpu: i64) -> f64 {
+        let within = self.cpu.partition_point(|wanted| *wanted <= cpu);
+        if within == 0 { 0.0 } else { self.weight[within - 1] }
     }
 }
 

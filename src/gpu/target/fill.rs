@@ -13,6 +13,17 @@ pub(super) fn fill(class: &Class, profile: &Profile) -> f64 {
     placed as f64 / class.lists.len() as f64
 }
 
+/// What the kinds that want several cards and could start now would get, in thousandths of a card.
+pub(super) fn several(class: &Class, profile: &Profile) -> f64 {
+    let starts = |token: &Token| {
+        let enough = |want: &Want| {
+            profile.holes().iter().filter(|hole| class.fits(want, **hole).is_some()).count() >= usize::from(want.count)
+        };
+        profile.cpu >= token.cpu && profile.memory >= token.memory && class.wants(token).iter().all(enough)
+    };
+    class.several.iter().filter(|(_, token)| starts(token)).map(|(weight, _)| weight).sum()
+}
+
 /// What the pods of one run get.
 fn run(class: &Class, list: &List, profile: &Profile) -> u32 {
     let (mut scratch, len) = profile.scratch();

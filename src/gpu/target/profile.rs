@@ -109,10 +109,9 @@ impl Profile {
         (self.holes, self.len)
     }
 
-    /// What is left on the node: 1 for 8 free cards and 128 free cores.
-    pub(super) fn part_left(&self) -> f64 {
-        let cpu = if self.tracked { self.cpu as f64 / 128_000.0 } else { 0.0 };
-        0.5 * cpu + 0.5 * f64::from(self.free) / 8_000.0
+    /// What is left of the node's CPU, for each 128 cores; 0 where nobody keeps account of it.
+    pub(super) fn cpu_left(&self) -> f64 {
+        if self.tracked { self.cpu as f64 / 128_000.0 } else { 0.0 }
     }
 
     /// Names the state among all of a class: 128 well-mixed bits, so that no two states ever meet.
