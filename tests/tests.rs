@@ -15,4 +15,5 @@ mod nvml;
 mod protos;
 mod requests;
 mod server;
+mod simulate;
 mod webhook;
