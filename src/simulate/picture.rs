@@ -13,8 +13,8 @@ const TOP: f64 = 24.0;
 const BOTTOM: f64 = 56.0;
 /// Distinct for people who see colours differently; repeated with dashes.
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"];
-/// From where on policies differ enough to be told apart, in points.
-const APART: f64 = 0.5;
+/// The least that the picture shows of what is allocated, in points below the lowest end of a line.
+const BELOW: f64 = 5.0;
 
 /// One policy's line: percent arrived, percent allocated.
 struct Line<'a> {
@@ -37,26 +37,22 @@ struct Picture<'a> {
     y: Axis,
 }
 
-/// Draws what each policy allocated, means over seeds.
+/// Draws what each policy allocated, means over seeds. Several lines run together until the cluster is nearly full: then only what
+/// comes after is shown.
 pub fn svg(reports: &[Report]) -> String {
     let lines: Vec<_> = reports.iter().map(Line::of).collect();
-    let start = part(&lines);
-    let shown = || lines.iter().flat_map(|line| &line.points).filter(|(x, _)| *x >= start);
-    let x = Axis::over(start, shown().map(|(x, _)| *x).fold(start, f64::max));
-    let low = if start > 0.0 { shown().map(|(_, y)| *y).fold(100.0, f64::min) } else { 0.0 };
+    let (mut lowest, mut highest) = (100.0, 0.0);
+    for end in lines.iter().map(Line::end) {
+        (lowest, highest) = (f64::min(lowest, end), f64::max(highest, end));
+    }
+    let low = if lines.len() > 1 { f64::max(lowest - f64::max(highest - lowest, BELOW), 0.0) } else { 0.0 };
     let y = Axis::over(low, 100.0);
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let end = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let start = points().filter(|(_, allocated)| *allocated >= y.low).map(|(x, _)| *x).fold(end - 1.0, f64::min);
+    // The line of the last pod needs no round number.
+    let x = Axis { high: end, ..Axis::over(start, end) };
     Picture { lines, x, y }.to_string()
-}
-
-/// The percent arrived from where on the lines part: below there is nothing to see. 0 for a single line.
-fn part(lines: &[Line<'_>]) -> f64 {
-    let Some((first, others)) = lines.split_first() else { return 0.0 };
-    let differ = |other: &Line<'_>| {
-        let each = first.points.iter().zip(&other.points);
-        each.filter(|((_, a), (_, b))| (a - b).abs() > APART).map(|((x, _), _)| *x).next()
-    };
-    let parts = others.iter().filter_map(differ).fold(f64::INFINITY, f64::min);
-    if parts.is_finite() { (parts / 10.0).floor() * 10.0 } else { 0.0 }
 }
 
 impl<'a> Line<'a> {
@@ -73,6 +69,11 @@ impl<'a> Line<'a> {
         }
         let points = sums.into_iter().map(|(x, sum, count)| (x as f64, 100.0 - sum / f64::from(count))).collect();
         Self { name: report.policy, points }
+    }
+
+    /// What is allocated after the last pod.
+    fn end(&self) -> f64 {
+        self.points.last().map_or(0.0, |(_, allocated)| *allocated)
     }
 }
 
@@ -93,7 +94,7 @@ impl Axis {
 
     fn ticks(&self) -> impl Iterator<Item = f64> {
         let (low, step) = (self.low, self.step);
-        let count = ((self.high - low) / step).round() as u32;
+        let count = ((self.high - low) / step + 1e-9).floor() as u32;
         (0..=count).map(move |tick| low + f64::from(tick) * step)
     }
 }
@@ -141,11 +142,15 @@ impl Picture<'_> {
         for (x, y) in line.points.iter().filter(|(x, _)| *x >= self.x.low) {
             write!(points, "{:.1},{:.1} ", self.at_x(*x), self.at_y(*y))?;
         }
-        writeln!(f, r#"<polyline points="{}" {style}><title>{}</title></polyline>"#, points.trim_end(), line.name)?;
+        writeln!(
+            f,
+            r#"<polyline points="{}" clip-path="url(#plot)" {style}><title>{}</title></polyline>"#,
+            points.trim_end(),
+            line.name
+        )?;
         let (x, y) = (WIDTH - RIGHT + 16.0, TOP + 10.0 + 22.0 * row as f64);
         writeln!(f, r#"<path d="M{x} {y}h24" {style}/>"#)?;
-        let last = line.points.last().map_or(0.0, |(_, y)| *y);
-        writeln!(f, r#"<text x="{:.1}" y="{:.1}">{} {last:.1}</text>"#, x + 32.0, y + 4.0, line.name)
+        writeln!(f, r#"<text x="{:.1}" y="{:.1}">{} {:.1}</text>"#, x + 32.0, y + 4.0, line.name, line.end())
     }
 }
 
@@ -157,11 +162,15 @@ impl Display for Picture<'_> {
         )?;
         writeln!(f, "<title>GPU allocated over arrivals</title>")?;
         writeln!(f, r##"<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>"##)?;
+        let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
+        writeln!(
+            f,
+            r#"<clipPath id="plot"><rect x="{LEFT}" y="{TOP}" width="{width}" height="{height}"/></clipPath>"#
+        )?;
         self.axes(f)?;
         // The legend in the order in which the lines end.
         let mut order: Vec<_> = (0..self.lines.len()).collect();
-        let last = |at: usize| self.lines[at].points.last().map_or(0.0, |(_, y)| *y);
-        order.sort_by(|a, b| last(*b).total_cmp(&last(*a)));
+        order.sort_by(|a, b| self.lines[*b].end().total_cmp(&self.lines[*a].end()));
         for (row, at) in order.into_iter().enumerate() {
             self.line(f, at, &self.lines[at], row)?;
         }
