@@ -10,6 +10,7 @@ mod bind;
 mod filter;
 mod full_nodes;
 mod http;
+mod policies;
 mod preempt;
 mod ranking;
 mod world;

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::world::{GIB, World, binding, bound, device, names, node, pod, share};
 
 /// An extender in front of a real HTTP API server that has these nodes and pods.
-struct Bench {
-    world: World,
+pub(crate) struct Bench {
+    pub(crate) world: World,
     server: ApiServer,
 }
 
 impl Bench {
-    async fn new(nodes: &[Value], pods: &[Value]) -> Self {
+    pub(crate) async fn new(nodes: &[Value], pods: &[Value]) -> Self {
         let server = ApiServer::start(ServerSettings::default()).await.unwrap();
         let objects = server.objects();
         objects.create("namespaces", json!({"metadata": {"name": "ns"}})).ok();
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     /// The pod as the API server has it; created pods get new UIDs there.
-    fn pod(&self, name: &str) -> Value {
+    pub(crate) fn pod(&self, name: &str) -> Value {
         Value::clone(&self.server.objects().get("pods", "ns", name).expect("exists"))
     }
 
@@ -42,11 +42,11 @@ impl Bench {
     }
 
     /// Filters the pod as the API server has it, like kube-scheduler.
-    async fn filter(&self, name: &str, nodes: &[&str]) -> Vec<String> {
+    pub(crate) async fn filter(&self, name: &str, nodes: &[&str]) -> Vec<String> {
         names(&self.world.filter(&self.pod(name), nodes).await)
     }
 
-    async fn bind(&self, name: &str, node: &str) -> String {
+    pub(crate) async fn bind(&self, name: &str, node: &str) -> String {
         let mut body = binding(name, node);
         body["PodUID"] = json!(self.uid(name));
         self.world.post("/bind", &body).await["Error"].as_str().unwrap().to_owned()
