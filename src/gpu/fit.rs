@@ -159,14 +159,15 @@ fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Device
                 covered: false,
                 fresh,
                 left,
-                whole: facts.memory,
-                near_free: (0, 0),
+                whole: one::size(facts),
+                loss: (0, 0),
             });
         }
     }
     let numas = if want.is_bound() { want.numa_nodes().into_iter().map(Some).collect() } else { vec![None] };
-    let outlooks = thorough.then(|| Outlooks::new(want, size, &|at| !node.usage[at].is_taken()));
-    let mut best: Option<(Devices, Set)> = None;
+    let is_free = |at: usize| !node.usage[at].is_taken();
+    let outlooks = thorough.then(|| Outlooks::new(want, size, &is_free));
+    let mut best: Option<(Devices, Set, usize)> = None;
     for numa in numas {
         let mut group = candidates.clone();
         if let Some(numa) = numa {
@@ -178,15 +179,21 @@ fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Device
             group.sort_by_key(|candidate| candidate.at);
         }
         let sets = Sets::new(node, &group, size, policy);
-        let found = sets.best(outlooks.as_ref());
+        let found = if want.is_for_instances() {
+            sets.one_by_one(if thorough { Some(&is_free) } else { None })
+        } else {
+            sets.best(outlooks.as_ref())
+        };
+        let among = group.len();
         if let Some(set) = found
-            && best.as_ref().is_none_or(|(_, best)| sets.prefer(&set, best).is_lt())
+            // Of equal ones the NUMA node with the fewest.
+            && best.as_ref().is_none_or(|(_, best, most)| sets.prefer(&set, best).then(among.cmp(most)).is_lt())
         {
             let devices = sets.devices(&set).filter_map(|at| group.iter().find(|candidate| candidate.at == at));
-            best = Some((devices.map(|candidate| (candidate.at, candidate.amount)).collect(), set));
+            best = Some((devices.map(|candidate| (candidate.at, candidate.amount)).collect(), set, among));
         }
     }
-    best.map(|(devices, set)| (devices, set.near)).ok_or(Reason::TooFewDevices)
+    best.map(|(devices, set, _)| (devices, set.near)).ok_or(Reason::TooFewDevices)
 }
 
 /// Devices for several containers.

@@ -13,7 +13,8 @@ const PER_NVLINK: u32 = 100;
 pub(crate) const MOST_PARTED: usize = 8;
 
 /// Nearness of each pair of a node's devices: 100 per NVLink connection, plus 10 (different sockets) to 60 (one board) for the
-/// path over PCIe. Where no path is known, the same NUMA node counts as one socket, another one as another socket.
+/// path over PCIe. Where no path is known, the same NUMA node counts as one socket, another one as another socket. MIG
+/// instances are near to nothing.
 #[derive(Debug, Default)]
 pub struct Topology {
     len: usize,
@@ -111,6 +112,10 @@ pub(crate) fn bits(mut set: usize) -> impl Iterator<Item = usize> {
 }
 
 fn pair(a: &Device, b: &Device) -> u16 {
+    if a.mig.is_some() || b.mig.is_some() {
+        // NVIDIA: no peer-to-peer to or from a MIG instance, not even on one card.
+        return 0;
+    }
     let link = |from: &Device, to: &Device| from.links.iter().find(|link| link.peer == to.uuid).map(value);
     // The two ends may know different things; the better knowledge counts.
     let (there, back) = (link(a, b).unwrap_or_default(), link(b, a).unwrap_or_default());
@@ -138,11 +143,8 @@ fn pcie_value(pcie: Pcie) -> u32 {
     }
 }
 
-/// Without a known path: instances of one card are on one board; else the NUMA nodes tell whether a socket is shared.
+/// Without a known path the NUMA nodes tell whether a socket is shared.
 fn by_place(a: &Device, b: &Device) -> u32 {
-    if a.parent.is_some() && a.parent == b.parent {
-        return pcie_value(Pcie::SameBoard);
-    }
     match (a.numa, b.numa) {
         (Some(a), Some(b)) if a == b => pcie_value(Pcie::SameCpu),
         (Some(_), Some(_)) => pcie_value(Pcie::CrossCpu),

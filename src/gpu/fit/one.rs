@@ -21,14 +21,16 @@ pub(super) struct Candidate {
     pub(super) fresh: bool,
     /// What would remain of it, 0..=1: mean of memory and cores.
     pub(super) left: f32,
-    /// The memory it has, MiB: of devices that are left alike, the larger one serves more others.
+    /// See [`size`].
     pub(super) whole: u32,
-    /// How near it is to the free devices of the node, which lose it as a partner.
-    pub(super) near_free: NearFree,
+    pub(super) loss: Loss,
 }
 
-/// How near a device is to the free ones of its profile, then to all of its kind. Every card is of one profile.
-pub(super) type NearFree = (u32, u32);
+/// What others lose by a device, first things first. A card: how near it is to the other free ones. A MIG instance, which is near to
+/// nothing: how many of its profile are left beside it on its NUMA node, then how few on its card. So one NUMA node is used up before
+/// pods that are bound to one find too few on any; and on that NUMA node every card keeps some as long as it can, for pods that name
+/// a card.
+pub(super) type Loss = (u32, u32);
 
 /// The best device for a container that wants one and is the only one of its pod; of equal ones the first.
 pub(super) fn choose(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Reason> {
@@ -107,7 +109,7 @@ pub(super) fn quick(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Rea
         let load = Load { memory: amount.memory, cores: amount.cores.into(), ..Load::default() };
         // Not negative, hence ordered as its bits are, and the sign's place is free.
         let left = u64::from(left(facts, usage, &load).to_bits());
-        let key = (u64::from(fresh) << 63 | left << 32 | u64::from(facts.memory)) ^ turn;
+        let key = (u64::from(fresh) << 63 | left << 32 | u64::from(size(facts))) ^ turn;
         if key < best.0 && want.admits(at, facts) {
             best = (key, at);
         }
@@ -125,8 +127,8 @@ pub(super) fn quick(want: &Want<'_>, policy: GpuPolicy) -> Result<Candidate, Rea
         covered: false,
         fresh: !usage.is_taken(),
         left: left(facts, usage, &load),
-        whole: facts.memory,
-        near_free: (0, 0),
+        whole: size(facts),
+        loss: (0, 0),
     })
 }
 
@@ -141,8 +143,8 @@ impl Candidate {
             covered: false,
             fresh: !usage.is_taken(),
             left: left(facts, usage, &load),
-            whole: facts.memory,
-            near_free: near_free(node, at, |at| !node.usage[at].is_taken()),
+            whole: size(facts),
+            loss: loss(node, at, |at| !node.usage[at].is_taken()),
         }
     }
 }
@@ -152,7 +154,7 @@ pub(super) fn compare(policy: GpuPolicy, a: &Candidate, b: &Candidate) -> Orderi
     let covered = b.covered.cmp(&a.covered);
     let packed = || a.fresh.cmp(&b.fresh).then_with(|| a.left.total_cmp(&b.left));
     let small = || a.whole.cmp(&b.whole);
-    let loose = || a.near_free.cmp(&b.near_free);
+    let loose = || a.loss.cmp(&b.loss);
     match policy {
         GpuPolicy::Binpack => covered.then_with(packed).then_with(small).then_with(loose),
         GpuPolicy::Spread => covered.then_with(|| packed().reverse()).then_with(small).then_with(loose),
@@ -168,18 +170,28 @@ pub(super) fn left(facts: &Facts, usage: &Usage, load: &Load) -> f32 {
     (to_f32(memory) * facts.per_mib + to_f32(cores) * facts.per_core) * 0.5
 }
 
-/// How near a device is to the node's other devices that are free, of its kind and in use at all.
-pub(super) fn near_free(node: &Node, at: usize, is_free: impl Fn(usize) -> bool) -> NearFree {
-    let profile = |at: usize| node.devices[at].mig.as_ref().map(|mig| &mig.profile);
-    let mut near = (0, 0);
-    for other in free(node, at, is_free).filter(|other| *other != at) {
-        let this = node.devices.topology().near(at, other);
-        near.1 += this;
-        if profile(at) == profile(other) {
-            near.0 += this;
+/// The memory of a MIG instance, MiB: of two that are left alike the larger one serves more others. Cards of one node that differ do
+/// so in model, and which model is asked for more is not known here.
+#[inline]
+pub(super) fn size(facts: &Facts) -> u32 {
+    if facts.instance { facts.memory } else { 0 }
+}
+
+/// What others lose by a device. They are the devices of its kind that are free and in use at all.
+pub(super) fn loss(node: &Node, at: usize, is_free: impl Fn(usize) -> bool) -> Loss {
+    let others = free(node, at, is_free).filter(|other| *other != at);
+    let device = &node.devices[at];
+    let Some(mig) = &device.mig else {
+        return (others.map(|other| node.devices.topology().near(at, other)).sum(), 0);
+    };
+    let mut left = (0, u32::MAX);
+    for other in others.map(|other| &node.devices[other]).filter(|other| other.numa == device.numa) {
+        if other.mig.as_ref().is_some_and(|other| other.profile == mig.profile) {
+            left.0 += 1;
+            left.1 -= u32::from(other.parent == device.parent);
         }
     }
-    near
+    left
 }
 
 /// The devices of the kind of `like` that could go to somebody whole.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::super::node::{Node, Usage};
 use super::super::request::{Ask, GpuPolicy, Memory, Phase, PodRequest};
-use super::one::{Candidate, compare, left, near_free};
+use super::one::{Candidate, compare, left, loss, size};
 use super::outlook::Outlooks;
 use super::set::{MOST_CANDIDATES, Sets};
 use super::want::{Amount, Load, Want, room};
@@ -252,8 +252,8 @@ impl<'a> Search<'a> {
                     },
                     fresh: self.is_free(at),
                     left: left(&self.node.devices.facts()[at], &self.usage[at], &after),
-                    whole: self.node.devices.facts()[at].memory,
-                    near_free: if partners { near_free(self.node, at, |at| self.is_free(at)) } else { (0, 0) },
+                    whole: size(&self.node.devices.facts()[at]),
+                    loss: if partners { loss(self.node, at, |at| self.is_free(at)) } else { (0, 0) },
                 }
             })
             .collect()

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::super::node::Node;
 use super::super::request::GpuPolicy;
-use super::one::{Candidate, compare};
+use super::one::{Candidate, compare, loss};
 use super::outlook::{Outlook, Outlooks};
 
 /// Sets looked at for one container. All sets of 8 out of 16 devices are fewer; beyond that a set is grown from each device, and
@@ -28,7 +28,7 @@ pub(super) struct Set {
     fresh: u32,
     /// In parts of 65,536, so that sums do not depend on their order.
     left: u32,
-    /// What the devices have, in MiB, summed.
+    /// The sizes of MIG instances, MiB.
     whole: u64,
     /// Over all pairs.
     pub(super) near: u32,
@@ -106,6 +106,26 @@ impl<'a> Sets<'a> {
                 sets[..ties].sort_by(|a, b| self.order(a, b));
             }
         }
+    }
+
+    /// The best set of MIG instances, which are near to nothing: the best one by one. With `is_free`, which tells the devices nobody
+    /// holds, of equal ones those that others lose least by.
+    pub(super) fn one_by_one(&self, is_free: Option<&dyn Fn(usize) -> bool>) -> Option<Set> {
+        let mut set = EMPTY;
+        for _ in 0..self.size {
+            let is_left = |bit: &usize| set.members >> bit & 1 == 0;
+            let candidate = |bit: usize| {
+                let candidate = self.candidates[bit];
+                let loss = is_free.map_or(candidate.loss, |is_free| {
+                    loss(self.node, candidate.at, |at| is_free(at) && !self.devices(&set).any(|taken| taken == at))
+                });
+                (bit, Candidate { loss, ..candidate })
+            };
+            let rest = (0..self.candidates.len()).filter(is_left).map(candidate);
+            let (best, _) = rest.min_by(|a, b| compare(self.policy, &a.1, &b.1))?;
+            set = self.with(set, best);
+        }
+        Some(set)
     }
 
     /// The positions on the node of a set's devices.

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::build::*;
 use crate::gpu::device::{Device, Link, Pcie};
 use crate::gpu::node::Node;
-use crate::gpu::request::{Ask, GpuPolicy};
+use crate::gpu::request::Phase::App;
+use crate::gpu::request::{Ask, GpuPolicy, PodRequest};
 
 /// DGX-1 with V100: two NVLink connections inside {0,3}, {1,2}, {4,7}, {5,6}, one to others of the quad and to the mirror card.
 fn dgx1() -> Vec<Device> {
@@ -17,6 +18,10 @@ fn dgx1() -> Vec<Device> {
 
 fn chosen(node: &Node, count: u32) -> Vec<usize> {
     devices(node, &app(count, Ask::Exclusive)).expect("there are enough").remove(0)
+}
+
+fn devices_of(node: &Node, request: &PodRequest) -> Vec<usize> {
+    devices(node, request).expect("there is room").remove(0)
 }
 
 #[test]
@@ -102,6 +107,101 @@ fn sixteen_and_more_gpus_are_chosen_in_bounded_time() {
     assert_eq!(sixteen.devices.topology().within(&chosen(&sixteen, 8)), 7 * 200);
     let many = node(linked(cards(64), &ring(64)));
     assert_eq!(many.devices.topology().within(&chosen(&many, 8)), 7 * 200, "grown along the ring");
+}
+
+/// Cards on these NUMA nodes, each linked to each by the same path.
+fn alike(numas: &[u16], pcie: Option<Pcie>) -> Vec<Device> {
+    let mut devices = cards(u32::try_from(numas.len()).expect("few"));
+    let uuids: Vec<_> = devices.iter().map(|device| device.uuid.clone()).collect();
+    for (device, numa) in devices.iter_mut().zip(numas) {
+        device.numa = Some(*numa);
+        let peers = uuids.iter().filter(|uuid| **uuid != device.uuid);
+        device.links = peers.map(|peer| Link { peer: peer.clone(), nvlink: 12, pcie }).collect();
+    }
+    devices
+}
+
+#[test]
+fn where_links_are_equal_several_gpus_share_a_numa_node() {
+    for pcie in [None, Some(Pcie::SameCpu)] {
+        assert_eq!(chosen(&node(alike(&[0, 1, 1, 0], pcie)), 2), [0, 3], "{pcie:?}");
+        assert_eq!(chosen(&node(alike(&[0, 1, 1, 0, 1, 0], pcie)), 3), [0, 3, 5], "{pcie:?}");
+    }
+}
+
+#[test]
+fn where_links_are_equal_the_fuller_numa_node_gives_and_the_other_stays_whole() {
+    let numas = [0, 0, 0, 0, 1, 1, 1, 1];
+    for pcie in [None, Some(Pcie::SameCpu)] {
+        let busy = taken(node(alike(&numas, pcie)), &[4]);
+        assert_eq!(chosen(&busy, 1), [5], "{pcie:?}");
+        let busier = taken(node(alike(&numas, pcie)), &[4, 7]);
+        assert_eq!(chosen(&busier, 2), [5, 6], "{pcie:?}");
+        let bound = |count| with(app(count, Ask::Exclusive), |c| c.numa_bind = true);
+        assert_eq!(devices(&busier, &bound(2)), Ok(vec![vec![5, 6]]), "{pcie:?}");
+        assert_eq!(devices(&busy, &bound(4)), Ok(vec![vec![0, 1, 2, 3]]), "{pcie:?}");
+        // Containers of one pod are no different.
+        let two = pod(vec![container("a", App, 1, Ask::Exclusive), container("b", App, 1, Ask::Exclusive)]);
+        assert_eq!(devices(&busier, &two), Ok(vec![vec![5], vec![6]]), "{pcie:?}");
+    }
+    // Without any link told, and where NUMA nodes are all there is to tell.
+    let on_numa = |numas: [u16; 8]| -> Vec<Device> {
+        cards(8).into_iter().zip(numas).map(|(device, numa)| Device { numa: Some(numa), ..device }).collect()
+    };
+    assert_eq!(chosen(&taken(node(on_numa(numas)), &[6]), 1), [4]);
+}
+
+#[test]
+fn a_bound_container_may_take_a_worse_set_than_an_unbound_one() {
+    // The best pair crosses the sockets.
+    let mut devices = linked(cards(4), &[(1, 2, 4)]);
+    for (device, numa) in devices.iter_mut().zip([0, 0, 1, 1]) {
+        device.numa = Some(numa);
+    }
+    assert_eq!(chosen(&node(devices.clone()), 2), [1, 2]);
+    let bound = with(app(2, Ask::Exclusive), |c| c.numa_bind = true);
+    assert_eq!(devices_of(&node(devices), &bound), [0, 1]);
+}
+
+/// Per instance of 1g.10gb: card and NUMA node.
+fn instances(places: &[(u32, u16)]) -> Vec<Device> {
+    let instance =
+        |(nth, (card, numa)): (u8, &(u32, u16))| Device { numa: Some(*numa), ..instance(*card, nth, "1g.10gb", 9_728) };
+    (0_u8..).zip(places).map(instance).collect()
+}
+
+#[test]
+fn instances_come_from_the_fuller_numa_node_and_its_emptier_card() {
+    let all = instances(&[(0, 0), (0, 0), (1, 0), (1, 0), (2, 1), (2, 1), (3, 1), (3, 1)]);
+    let ask = |count| app(count, mig("1g.10gb"));
+    let busy = taken(node(all.clone()), &[4]);
+    assert_eq!(devices_of(&busy, &ask(1)), [6], "one is left for those who name the other card");
+    assert_eq!(devices_of(&busy, &ask(2)), [5, 6]);
+    let bound = |count| with(ask(count), |c| c.numa_bind = true);
+    assert_eq!(devices_of(&busy, &bound(2)), [5, 6]);
+    assert_eq!(devices_of(&busy, &bound(4)), [0, 1, 2, 3]);
+    // Instances of another profile serve nobody who asks for this one.
+    let mut others = all.split_at(6).0.to_vec();
+    others.extend((6..9).map(|nth| Device { numa: Some(1), ..instance(2, nth, "2g.20gb", 19_968) }));
+    assert_eq!(devices_of(&node(others), &ask(1)), [4]);
+}
+
+#[test]
+fn under_strategy_single_a_container_gets_no_larger_instance_than_it_needs() {
+    let mut node = node(vec![
+        instance(0, 0, "3g.40gb", 40_192),
+        instance(0, 1, "1g.10gb", 9_728),
+        instance(1, 0, "2g.20gb", 19_968),
+        instance(1, 1, "1g.10gb", 9_728),
+    ]);
+    node.mig_single = true;
+    assert_eq!(devices_of(&node, &app(1, Ask::Exclusive)), [1]);
+    assert_eq!(devices_of(&node, &app(2, Ask::Exclusive)), [1, 3]);
+    assert_eq!(devices_of(&node, &app(1, share(12_000, 0))), [2]);
+    for policy in [GpuPolicy::Binpack, GpuPolicy::Spread, GpuPolicy::Topology] {
+        let request = with(app(1, Ask::Exclusive), |c| c.gpu_policy = Some(policy));
+        assert_eq!(devices_of(&node, &request), [1], "{policy:?}");
+    }
 }
 
 /// Any links between eight cards, some of which are taken.
