@@ -20,6 +20,8 @@ mod class;
 mod fill;
 mod profile;
 mod stranded;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

@@ -67,6 +67,22 @@ pub(super) struct Group {
     weight: Vec<f64>,
 }
 
+/// A pod of one container at most, on nodes with one kind of cards, where all that counts fits into a few words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plain {
+    /// Millicores.
+    pub(super) cpu: i64,
+    /// MiB.
+    pub(super) memory: i64,
+    /// How many devices; 0 for a pod without GPUs.
+    pub(super) count: u16,
+    pub(super) whole: bool,
+    /// Of each device.
+    pub(super) need: Need,
+    /// The least CPU, and the least worth, of a pod with GPUs from here on.
+    pub(super) least: (i64, u32),
+}
+
 /// The workload for nodes with the same kinds of cards.
 #[derive(Debug)]
 pub(super) struct Class {
@@ -75,6 +91,8 @@ pub(super) struct Class {
     needs: Vec<Option<Need>>,
     wants: Vec<Want>,
     pub(super) lists: Vec<List>,
+    /// The same in short, where they can be.
+    pub(super) plain: Option<Vec<Vec<Plain>>>,
     /// Kinds that these cards serve.
     pub(super) groups: Vec<Group>,
     /// Kinds that want several cards for a container, with what they weigh.
@@ -98,6 +116,7 @@ impl Class {
             needs: Vec::new(),
             wants: Vec::new(),
             lists: Vec::new(),
+            plain: None,
             groups: Vec::new(),
             several: Vec::new(),
             worth: kinds.iter().map(|kind| kind.worth).collect(),
@@ -105,6 +124,7 @@ impl Class {
         };
         let tokens: Vec<Option<Token>> = learned.iter().map(|kind| class.token(kind, kinds, instances)).collect();
         class.lists = lists.iter().map(|list| class.list(list, &tokens)).collect();
+        class.plain = class.lists.iter().map(|list| class.shorten(list)).collect();
         class.weigh(learned, &tokens);
         class
     }
@@ -184,6 +204,22 @@ impl Class {
             least[at] = from_here;
         }
         List { tokens, least }
+    }
+
+    fn shorten(&self, list: &List) -> Option<Vec<Plain>> {
+        let one = |(token, least): (&Token, &(i64, u32))| {
+            let Token { cpu, memory, .. } = *token;
+            let none = Need { memory: 0, cores: 0, worth: 0 };
+            let (count, whole, need) = match self.wants(token) {
+                [] => (0, false, none),
+                [want] => (want.count, want.whole, (*self.needs(want).first()?)?),
+                _ => return None,
+            };
+            // Shares of several devices are rare enough.
+            let plain = self.kinds == 1 && (whole || count <= 1);
+            plain.then_some(Plain { cpu, memory, count, whole, need, least: *least })
+        };
+        list.tokens.iter().zip(&list.least).map(one).collect()
     }
 
     /// The least that one of its containers takes of one card.

@@ -1,16 +1,110 @@
 //! Filling a node in thought, run by run. The dearest computation of a ranking (tens of microseconds), hence done once for each
 //! state of a node.
 
-use super::class::{Class, List, Token, Want};
-use super::profile::{Hole, Profile};
+use super::super::card::WHOLE;
+use super::class::{Class, List, Need, Plain, Token, Want};
+use super::profile::{Hole, MOST, Profile};
 
 /// What the pods of the workload would get of the node, in thousandths of a card: the mean over the runs.
 pub(super) fn fill(class: &Class, profile: &Profile) -> f64 {
     if class.lists.is_empty() || profile.free == 0 {
         return 0.0;
     }
-    let placed: u64 = class.lists.iter().map(|list| u64::from(run(class, list, profile))).sum();
+    let placed: u64 = match &class.plain {
+        Some(plain) => {
+            let start = Holes::of(profile);
+            let worth = class.worth(Hole { kind: 0, memory: WHOLE, cores: WHOLE });
+            plain.iter().map(|list| u64::from(run_plain(list, profile, &start, worth))).sum()
+        }
+        None => class.lists.iter().map(|list| u64::from(run(class, list, profile))).sum(),
+    };
     placed as f64 / class.lists.len() as f64
+}
+
+/// The holes of a node with one kind of cards. Whole ones are alike, hence only counted.
+#[derive(Debug, Clone)]
+struct Holes {
+    whole: u16,
+    partly: [(u16, u16); MOST],
+    len: usize,
+}
+
+impl Holes {
+    fn of(profile: &Profile) -> Self {
+        let mut holes = Self { whole: 0, partly: [(0, 0); MOST], len: 0 };
+        for hole in profile.holes() {
+            if hole.is_whole() {
+                holes.whole += 1;
+            } else {
+                holes.partly[holes.len] = (hole.memory, hole.cores);
+                holes.len += 1;
+            }
+        }
+        holes
+    }
+
+    /// Puts a share on the tightest hole: by how much the holes shrank, in thousandths of a device; `None` where there is no room.
+    #[inline]
+    fn put(&mut self, need: &Need) -> Option<u16> {
+        let (mut best, mut at) = ((u16::MAX, u16::MAX), usize::MAX);
+        for (position, (memory, cores)) in self.partly[..self.len].iter().enumerate() {
+            let size = (*memory.min(cores), *memory);
+            if (*memory >= need.memory) & (*cores >= need.cores.max(1)) & (size < best) {
+                (best, at) = (size, position);
+            }
+        }
+        if at == usize::MAX {
+            if self.whole == 0 {
+                return None;
+            }
+            self.whole -= 1;
+            (best.0, at) = (WHOLE, self.len);
+            self.partly[at] = (WHOLE, WHOLE);
+            self.len += 1;
+        }
+        let (memory, cores) = &mut self.partly[at];
+        *memory -= need.memory;
+        *cores -= need.cores;
+        let size = (*memory).min(*cores);
+        if size == 0 {
+            self.len -= 1;
+            self.partly[at] = self.partly[self.len];
+        }
+        Some(best.0 - size)
+    }
+}
+
+/// What the pods of one run get, where all of them are plain.
+fn run_plain(list: &[Plain], profile: &Profile, start: &Holes, worth: u32) -> u32 {
+    let mut holes = Holes { whole: start.whole, partly: [(0, 0); MOST], len: start.len };
+    holes.partly[..start.len].copy_from_slice(&start.partly[..start.len]);
+    let (mut cpu, mut memory, mut left) = (profile.cpu, profile.memory, profile.free);
+    let mut placed = 0;
+    for pod in list {
+        // Nobody who is still to come can get anything.
+        if (cpu < pod.least.0) | (left < pod.least.1) {
+            break;
+        }
+        if (cpu < pod.cpu) | (memory < pod.memory) {
+            continue;
+        }
+        if pod.whole {
+            if holes.whole < pod.count {
+                continue;
+            }
+            holes.whole -= pod.count;
+            let got = u32::from(pod.count) * worth;
+            placed += got;
+            left = left.saturating_sub(got);
+        } else if pod.count > 0 {
+            let Some(shrunk) = holes.put(&pod.need) else { continue };
+            placed += u32::from(pod.need.worth);
+            left = left.saturating_sub(u32::from(shrunk) * worth / u32::from(WHOLE));
+        }
+        cpu -= pod.cpu;
+        memory -= pod.memory;
+    }
+    placed
 }
 
 /// What the kinds that want several cards and could start now would get, in thousandths of a card.

@@ -7,7 +7,7 @@ use super::super::node::{Node, Usage};
 use super::class::Class;
 
 /// Devices looked at; a node with more is judged by the first ones.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// What stands for CPU or memory that nobody keeps account of.
 const PLENTY: i64 = i64::MAX / 4;
