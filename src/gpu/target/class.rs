@@ -67,20 +67,22 @@ pub(super) struct Group {
     weight: Vec<f64>,
 }
 
-/// A pod of one container at most, on nodes with one kind of cards, where all that counts fits into a few words.
+/// A pod of one container at most, on nodes with one kind of cards. Small: all runs together should stay in a core's own cache.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plain {
     /// Millicores.
-    pub(super) cpu: i64,
+    pub(super) cpu: i32,
     /// MiB.
-    pub(super) memory: i64,
+    pub(super) memory: i32,
+    /// The least CPU of a pod with GPUs from here on.
+    pub(super) least_cpu: i32,
+    /// The least worth of one.
+    pub(super) least_worth: u16,
     /// How many devices; 0 for a pod without GPUs.
-    pub(super) count: u16,
+    pub(super) count: u8,
     pub(super) whole: bool,
     /// Of each device.
     pub(super) need: Need,
-    /// The least CPU, and the least worth, of a pod with GPUs from here on.
-    pub(super) least: (i64, u32),
 }
 
 /// The workload for nodes with the same kinds of cards.
@@ -217,7 +219,17 @@ impl Class {
             };
             // Shares of several devices are rare enough.
             let plain = self.kinds == 1 && (whole || count <= 1);
-            plain.then_some(Plain { cpu, memory, count, whole, need, least: *least })
+            // What no node has is as good as the most that can be written.
+            let short = |n: i64| i32::try_from(n).unwrap_or(i32::MAX);
+            plain.then_some(Plain {
+                cpu: short(cpu),
+                memory: short(memory),
+                least_cpu: short(least.0),
+                least_worth: u16::try_from(least.1).unwrap_or(u16::MAX),
+                count: u8::try_from(count).unwrap_or(u8::MAX),
+                whole,
+                need,
+            })
         };
         list.tokens.iter().zip(&list.least).map(one).collect()
     }

@@ -78,21 +78,22 @@ impl Holes {
 fn run_plain(list: &[Plain], profile: &Profile, start: &Holes, worth: u32) -> u32 {
     let mut holes = Holes { whole: start.whole, partly: [(0, 0); MOST], len: start.len };
     holes.partly[..start.len].copy_from_slice(&start.partly[..start.len]);
-    let (mut cpu, mut memory, mut left) = (profile.cpu, profile.memory, profile.free);
+    let short = |n: i64| i32::try_from(n).unwrap_or(i32::MAX);
+    let (mut cpu, mut memory, mut left) = (short(profile.cpu), short(profile.memory), profile.free);
     let mut placed = 0;
     for pod in list {
         // Nobody who is still to come can get anything.
-        if (cpu < pod.least.0) | (left < pod.least.1) {
+        if (cpu < pod.least_cpu) | (left < u32::from(pod.least_worth)) {
             break;
         }
         if (cpu < pod.cpu) | (memory < pod.memory) {
             continue;
         }
         if pod.whole {
-            if holes.whole < pod.count {
+            if holes.whole < u16::from(pod.count) {
                 continue;
             }
-            holes.whole -= pod.count;
+            holes.whole -= u16::from(pod.count);
             let got = u32::from(pod.count) * worth;
             placed += got;
             left = left.saturating_sub(got);
