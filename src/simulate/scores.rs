@@ -44,3 +44,49 @@ impl Scores {
         &row.scores
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use crate::simulate::Workload;
+    use crate::simulate::policy::PolicyName;
+    use crate::simulate::trace::{Builder, Cluster, Machine, Wanted};
+
+    #[test]
+    fn kept_scores_are_what_a_fresh_look_gives() {
+        let mut trace = Builder::default();
+        for (cpu, gpus, milli) in [(500, 1, 200), (1_000, 1, 500), (2_000, 1, 1000), (4_000, 2, 1000), (1_000, 0, 0)] {
+            trace.add(Wanted { cpu, memory: 512, gpus, milli, models: Vec::new() }, None);
+        }
+        let trace = trace.finish();
+        let machine = |at: u32| Machine {
+            name: format!("n{at}").into(),
+            cpu: 16_000,
+            memory: 65_536,
+            gpus: 1 + at % 4,
+            model: "T4".into(),
+        };
+        let cluster = Cluster { machines: (0..12).map(machine).collect() };
+        for name in [PolicyName::Fgd, PolicyName::GpuClustering, PolicyName::Spread] {
+            let mut world = World::new(&cluster, &trace);
+            let mut policy = name.build(&world, &trace, Workload::Oracle);
+            let (mut kept, mut random, mut placed) = (Scores::default(), Random::new(5), Vec::new());
+            for step in 0..400 {
+                let shape = random.pick(&trace.shapes);
+                let scores = kept.of(&world, &mut *policy, shape).to_vec();
+                let mut fresh = name.build(&world, &trace, Workload::Oracle);
+                assert_eq!(scores, Scores::default().of(&world, &mut *fresh, shape), "{name}, step {step}");
+                let fitting: Vec<_> = (0..scores.len()).filter(|at| scores[*at] != UNFIT).collect();
+                if fitting.is_empty() || placed.len() > 20 {
+                    let (shape, gone) = placed.swap_remove(random.below(placed.len()));
+                    world.release(shape, &gone);
+                } else {
+                    let host = *random.pick(&fitting);
+                    let holdings = policy.devices(&world.hosts[host], shape, &mut random).unwrap();
+                    placed.push((shape, world.place(host, shape, holdings)));
+                }
+            }
+        }
+    }
+}

@@ -227,3 +227,58 @@ pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Random) {
         items.swap(last, random.below(last + 1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::trace::{Builder, Wanted};
+
+    #[test]
+    fn who_leaves_leaves_nothing_behind() {
+        let mut trace = Builder::default();
+        for (gpus, milli) in [(1, 400), (2, 1000), (0, 0), (1, 600)] {
+            trace.add(Wanted { cpu: 1_000, memory: 512, gpus, milli, models: Vec::new() }, None);
+        }
+        let trace = trace.finish();
+        let machine =
+            |at| Machine { name: format!("n{at}").into(), cpu: 4_000, memory: 2_048, gpus: 4, model: "T4".into() };
+        let mut world = World::new(&Cluster { machines: vec![machine(0), machine(1)] }, &trace);
+        let empty = world.hosts.clone();
+        let mut placed = Vec::new();
+        for (shape, devices) in [(0, 0..1), (3, 0..1), (1, 2..4), (2, 0..0)] {
+            let shape = &trace.shapes[shape];
+            let holdings = world.hosts[0].holdings(shape, devices);
+            placed.push(world.place(0, shape, holdings));
+        }
+        let host = &world.hosts[0];
+        assert_eq!((&host.free[..], host.cpu_left, host.memory_left), (&[0, 1000, 0, 0][..], 0, 0));
+        assert_eq!(host.node.cpu_left, Some(0));
+        assert_eq!(host.tags, [(0, 2), (2, 1)]);
+        assert!((world.unallocated() - 62.5).abs() < 1e-9);
+        assert_eq!(world.changed_since(0).collect::<Vec<_>>(), [0]);
+        placed.drain(..).for_each(|placed| world.release(&trace.shapes[placed.shape], &placed));
+        for (now, then) in world.hosts.iter().zip(&empty) {
+            assert_eq!((&now.node, &now.free, &now.tags), (&then.node, &then.free, &then.tags));
+        }
+        assert_eq!(world.used, 0);
+    }
+
+    #[test]
+    fn only_names_are_drawn_anew() {
+        let machine = |at: u32| Machine {
+            name: format!("n{at}").into(),
+            cpu: i64::from(at),
+            memory: 0,
+            gpus: 1,
+            model: "T4".into(),
+        };
+        let world = World::new(&Cluster { machines: (0..50).map(machine).collect() }, &Trace::default());
+        let renamed = world.renamed(&mut Random::new(1));
+        let sizes = |world: &World| world.hosts.iter().map(|host| host.node.cpu).collect::<Vec<_>>();
+        let (before, mut after) = (sizes(&world), sizes(&renamed));
+        assert_ne!(before, after);
+        after.sort_unstable();
+        assert_eq!(before, after);
+        assert!(renamed.hosts.iter().enumerate().all(|(at, host)| host.id == at));
+    }
+}
