@@ -1,5 +1,6 @@
 //! `/filter` as kube-scheduler meets it: HTTP on loopback over one kept connection, 150 shapes in turn, pods coming and going
-//! between the calls. Prints percentiles, which a benchmark of means does not show.
+//! between the calls, and while the target of the rankings is built anew. Prints percentiles, which a benchmark of means does not
+//! show.
 
 #![allow(clippy::expect_used, reason = "a benchmark ends where it fails")]
 
@@ -46,6 +47,46 @@ fn percentile(times: &mut [Duration], percent: usize) -> u128 {
     times[(times.len() - 1) * percent / 100].as_micros()
 }
 
+/// Without HTTP: every call beside pods that come and go, with and without the task that learns from them. With it the target
+/// is built several times on the way.
+fn while_learning(runtime: &tokio::runtime::Runtime) {
+    println!("filter without HTTP at 5,000 nodes, 8 pods coming or going between two calls, us:");
+    println!("{:>24}  {:>6}  {:>6}  {:>6}  {:>8}", "", "p50", "p99", "worst", "targets");
+    for learns in [false, true] {
+        let cluster = Cluster::new(5_000);
+        let bodies: Vec<Vec<u8>> = (0..SHAPES).map(|shape| cluster.request(&format!("p{shape}"), shape)).collect();
+        for body in &bodies {
+            cluster.extender.filter(body).expect("an answer");
+        }
+        let task = learns.then(|| runtime.spawn(Arc::clone(&cluster.extender).keep_learning()));
+        let mut times = Vec::with_capacity(CALLS);
+        let (mut targets, mut last) = (0, cluster.ledger.target());
+        for n in 0..CALLS {
+            for event in 0..8 {
+                cluster.event(n * 8 + event);
+            }
+            // The pause of a scheduling cycle.
+            std::thread::sleep(Duration::from_millis(2));
+            let start = Instant::now();
+            cluster.extender.filter(&bodies[n % SHAPES]).expect("an answer");
+            times.push(start.elapsed());
+            let target = cluster.ledger.target();
+            targets += usize::from(!Arc::ptr_eq(&target, &last));
+            last = target;
+        }
+        if let Some(task) = task {
+            task.abort();
+        }
+        println!(
+            "{:>24}  {:>6}  {:>6}  {:>6}  {targets:>8}",
+            if learns { "with the learning task" } else { "without" },
+            percentile(&mut times, 50),
+            percentile(&mut times, 99),
+            percentile(&mut times, 100),
+        );
+    }
+}
+
 fn main() {
     // Cargo passes `--bench`; run as a test it has nothing to prove.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -85,4 +126,5 @@ fn main() {
             percentile(&mut cold, 99)
         );
     }
+    while_learning(&runtime);
 }

@@ -10,6 +10,7 @@ mod bookings;
 mod build;
 mod damage;
 mod doubts;
+mod learning;
 mod memory;
 mod metrics;
 mod nodes;

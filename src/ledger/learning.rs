@@ -86,6 +86,11 @@ impl Ledger {
         self.learning.target.load_full()
     }
 
+    /// What was learned so far.
+    pub fn workload(&self) -> Workload {
+        self.learning.lock().workload.clone()
+    }
+
     /// Grows whenever [`Ledger::aim`] should be called.
     pub fn learned(&self) -> watch::Receiver<u64> {
         self.learning.due.subscribe()
@@ -101,8 +106,7 @@ impl Ledger {
                 }
             }
         }
-        let workload = self.learning.lock().workload.clone();
-        let target = Arc::new(Target::new(&workload, &cards));
+        let target = Arc::new(Target::new(&self.workload(), &cards));
         self.learning.target.store(Arc::clone(&target));
         target
     }
