@@ -11,7 +11,7 @@
 //! | [`policy`], `scores`, [`choose`] | how good a node is, and which one is taken |
 //! | `decide` | what happens when a pod comes: the step that can be replaced |
 //! | `arrivals`, [`churn`] | which pods come when, and whether they go |
-//! | `curve`, [`report`], [`picture`] | what is told about it |
+//! | `curve`, [`mod@report`], [`picture`] | what is told about it |
 
 mod arrivals;
 pub mod choose;
