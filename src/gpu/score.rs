@@ -1,5 +1,5 @@
 //! How good it is for the cluster as a whole that a pod goes to a node. Everything that ranks nodes against each other is in
-//! [`value`]; how it is weighed may change without anybody noticing but the packing.
+//! `value`; how it is weighed may change without anybody noticing but the packing.
 //!
 //! Continuous, so that no plateau of equal nodes is left to chance. Where the workload is known, what counts is how much GPU the expected
 //! pods could still use ([`super::target`]). Before the first pod has come: pack onto cards in use, then onto nodes in use, each

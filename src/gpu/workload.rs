@@ -144,8 +144,8 @@ impl Workload {
         self.arrivals
     }
 
-    /// How far the cluster is from only filling up, 0..=1 in quarters: 1 where at least one pod leaves for every [`RAMP`]th that
-    /// gets a node.
+    /// How far the cluster is from only filling up, 0..=1 in quarters: 1 where at least one pod leaves for every four that
+    /// get a node.
     pub fn turnover(&self) -> f64 {
         f64::from(self.turnover_step()) / f64::from(TURNS)
     }
