@@ -4,6 +4,7 @@
 
 mod files;
 mod output;
+mod packing;
 mod published;
 
 use std::path::{Path, PathBuf};
