@@ -2,11 +2,11 @@
 //!
 //! Replays run through the very placement code that the server runs, beside re-implementations of the published policies, by the
 //! published protocol; `docs/simulate.md` states both. Everything here follows from the trace, the options and the seed, except the
-//! seconds. It uses `gpu` only; called by `cli`.
+//! seconds. It uses `gpu` only, and `kube_api` to read a live cluster; called by `cli`.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`trace`], [`openb`] | nodes and pods, and reading them |
+//! | [`trace`], [`openb`], [`from_cluster`] | nodes and pods, and reading them |
 //! | `world` | the nodes during a replay |
 //! | [`policy`], `scores`, [`choose`] | how good a node is, and which one is taken |
 //! | `decide` | what happens when a pod comes: the step that can be replaced |
@@ -18,6 +18,7 @@ pub mod choose;
 pub mod churn;
 mod curve;
 mod decide;
+pub mod from_cluster;
 pub mod openb;
 pub mod picture;
 pub mod policy;
@@ -32,7 +33,7 @@ use choose::{Chooser, Ties};
 use churn::{Churn, Lifetimes};
 use decide::{Decide, Direct};
 use policy::PolicyName;
-use report::{Departures, Mean, Report, Run, RunDepartures, Spread};
+use report::{Departures, Mean, MeanWithoutNode, Report, Run, RunDepartures, Spread, WithoutNode};
 use trace::{Cluster, Trace};
 use world::World;
 
@@ -145,7 +146,7 @@ pub fn run(
     if cluster.capacity() == 0 {
         return Err(NothingToDo::NoGpus);
     }
-    if trace.pods.iter().all(|pod| trace.shapes[pod.shape].gpus == 0) {
+    if trace.pods.iter().all(|pod| trace.shapes[pod.shape].demand() == 0) {
         return Err(NothingToDo::NoGpuPods);
     }
     let churn = options.departures.map(|churning| churning.resolve(trace)).transpose()?;
@@ -167,9 +168,17 @@ fn one(
     seed: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Run {
-    let mut world = world.renamed(&mut Draw::Names.of(seed));
+    // A recorded cluster keeps the order of its names.
+    let mut world = if trace.recorded { world.clone() } else { world.renamed(&mut Draw::Names.of(seed)) };
     let mut pods = Draw::Pods.of(seed);
-    let stream = if churn.is_some() { Vec::new() } else { arrivals::stream(trace, world.capacity, &mut pods) };
+    let stream = if churn.is_some() {
+        Vec::new()
+    } else if trace.recorded {
+        let first = options.seeds.first() == Some(&seed);
+        arrivals::recorded(trace, (!first).then_some(&mut pods))
+    } else {
+        arrivals::stream(trace, world.capacity, &mut pods)
+    };
     let of = churn.map_or(stream.len(), |churn| churn.arrivals);
     let mut progress = |done| progress(Progress { policy: name, seed, done, of });
     let start = Instant::now();
@@ -191,16 +200,27 @@ fn one(
         seed,
         unallocated_at_100: curve.at(100),
         unallocated_at_end: curve.last(),
+        without_node: trace.recorded.then(|| without_node(&world, trace)),
         departures,
         seconds: start.elapsed().as_secs_f64(),
         curve,
     }
 }
 
+/// Of the pods of a recorded trace, each of which came once.
+fn without_node(world: &World, trace: &Trace) -> WithoutNode {
+    let gpu = trace.pods.iter().filter(|pod| trace.shapes[pod.shape].demand() > 0).count() as u64;
+    let pods = trace.pods.len() as u64 - world.placed.iter().sum::<u64>();
+    WithoutNode { pods_without_node: pods, gpu_pods_without_node: gpu - world.placed[1] }
+}
+
 fn report(options: &Options, churn: Option<&Churn>, policy: PolicyName, runs: Vec<Run>) -> Report {
     let over = |value: fn(&Run) -> f64| Spread::of(runs.iter().map(value));
     let departed =
         |value: fn(&RunDepartures) -> f64| Spread::of(runs.iter().filter_map(|run| run.departures.as_ref()).map(value));
+    let without = |value: fn(&WithoutNode) -> u64| {
+        Spread::of(runs.iter().filter_map(|run| run.without_node.as_ref()).map(|run| value(run) as f64))
+    };
     Report {
         v: 1,
         policy: policy.as_str(),
@@ -218,6 +238,11 @@ fn report(options: &Options, churn: Option<&Churn>, policy: PolicyName, runs: Ve
             rejected: departed(|run| run.rejected as f64),
             rejected_8_gpu: departed(|run| run.rejected_8_gpu as f64),
         }),
+        without_node: runs.iter().all(|run| run.without_node.is_some()).then(|| MeanWithoutNode {
+            pods_without_node: without(|run| run.pods_without_node),
+            gpu_pods_without_node: without(|run| run.gpu_pods_without_node),
+        }),
+        cluster: None,
         seconds: Mean { mean: over(|run| run.seconds).mean },
         runs,
     }

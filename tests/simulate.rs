@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod files;
+mod from_cluster;
 mod output;
 mod packing;
 mod published;

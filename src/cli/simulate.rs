@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::builder::PossibleValuesParser;
+use prometheus_client::registry::Registry;
 
+use super::api_client;
+use crate::metrics::api_requests::ApiRequests;
 use crate::simulate::choose::Ties;
 use crate::simulate::churn::Lifetimes;
 use crate::simulate::policy::PolicyName;
-use crate::simulate::report::{Report, Table};
-use crate::simulate::{self, Churning, Options, Progress, Workload, openb, picture};
+use crate::simulate::report::{Now, Report, Table};
+use crate::simulate::trace::{Cluster, Trace};
+use crate::simulate::{self, Churning, Options, Progress, Workload, from_cluster, openb, picture};
 
 /// More runs than anybody waits for.
 const MOST_SEEDS: u64 = 100_000;
@@ -21,25 +25,35 @@ const PODS_HELP: &str = "Pods, a CSV with the columns name,cpu_milli,memory_mib,
 /// How often somebody who waits is told how far it is.
 const NEWS: Duration = Duration::from_secs(2);
 
-/// Say what placement policies would leave unallocated: replay a trace of pods against the nodes of a cluster.
+/// Say what placement policies would leave unallocated: replay a trace of pods, or those of a live cluster, against the nodes.
 ///
 /// The pods come in random order, made up or cut down to 130 % of all GPUs, and none leaves; the policy packhorse is the server's own
 /// code. The result is the share of GPUs left unallocated when the pods that came ask for 100 % of them, and at the end.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long, value_name = "FILE", help = "Nodes, a CSV with the columns sn,cpu_milli,memory_mib,gpu,model")]
-    nodes: PathBuf,
+    #[arg(required_unless_present = "from_cluster", conflicts_with = "from_cluster")]
+    nodes: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = PODS_HELP)]
-    pods: PathBuf,
+    #[arg(required_unless_present = "from_cluster", conflicts_with = "from_cluster")]
+    pods: Option<PathBuf>,
+    /// Replay the nodes and pods of a live cluster instead: its GPU pods, and the others on GPU nodes, come once each to the empty
+    /// nodes, in the order of their creation. Changes nothing there; needs get and list of nodes and pods.
+    #[arg(long, conflicts_with_all = ["departures"])]
+    from_cluster: bool,
+    /// With a live cluster: how to reach it. Without it, what every pod is given.
+    #[arg(long, value_name = "FILE", requires = "from_cluster")]
+    kubeconfig: Option<PathBuf>,
     /// Policies to compare, several times or separated by commas; all for all of them.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "packhorse", value_parser = policies())]
     policy: Vec<String>,
     /// Who breaks ties between equally good nodes: chance, as kube-scheduler does, or the node's name, as in the published experiments.
     #[arg(long, value_name = "HOW", default_value = "random", value_enum)]
     ties: Ties,
-    /// Seeds of the runs, both included: 42..51 is ten runs.
-    #[arg(long, value_name = "A..B", default_value = "42..51", value_parser = seeds)]
-    seeds: Seeds,
+    /// Seeds of the runs, both included; without it 42..51, ten runs. Of a live cluster the first run keeps the order of creation, and
+    /// further ones shuffle it; without it one run.
+    #[arg(long, value_name = "A..B", value_parser = seeds)]
+    seeds: Option<Seeds>,
     /// Where packhorse has its target workload from: the pods that came so far, or the whole trace beforehand. The policies fgd and
     /// fgd-bestfit always have the latter.
     #[arg(long, value_name = "FROM", default_value = "learned", value_enum)]
@@ -122,8 +136,7 @@ fn load(text: &str) -> anyhow::Result<f64> {
 /// # Errors
 /// Where the files cannot be read or mean nothing, and where the result cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let cluster = openb::nodes(&args.nodes)?;
-    let trace = openb::pods(&args.pods)?;
+    let (cluster, trace, now) = input(args)?;
     // Before the work, lest it be for nothing.
     let unwritable = |path: &PathBuf| format!("cannot write {}", path.display());
     let picture =
@@ -131,12 +144,30 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let picture = picture.transpose()?;
     let options = options(args);
     let mut news = News { last: Instant::now(), runs: options.policies.len() * options.seeds.len(), run: 0 };
-    let reports = simulate::run(&cluster, &trace, &options, &mut |progress| news.tell(progress))?;
+    let mut reports = simulate::run(&cluster, &trace, &options, &mut |progress| news.tell(progress))?;
+    reports.iter_mut().for_each(|report| report.cluster = now);
     print(args.format, &reports).context("cannot write the result")?;
     if let Some((mut file, path)) = picture {
         file.write_all(picture::svg(&reports).as_bytes()).with_context(|| unwritable(path))?;
     }
     Ok(())
+}
+
+/// What is replayed, and what the cluster has now if it is a live one. Warnings go to stderr.
+fn input(args: &Args) -> anyhow::Result<(Cluster, Trace, Option<Now>)> {
+    if let (Some(nodes), Some(pods)) = (&args.nodes, &args.pods) {
+        return Ok((openb::nodes(nodes)?, openb::pods(pods)?, None));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let snapshot = runtime.block_on(async {
+        let calls = ApiRequests::new(&mut Registry::default());
+        let client = api_client::connect(args.kubeconfig.as_deref(), &calls).await?;
+        anyhow::Ok(from_cluster::read(&client).await?)
+    })?;
+    for warning in &snapshot.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok((snapshot.cluster, snapshot.trace, Some(snapshot.now)))
 }
 
 fn options(args: &Args) -> Options {
@@ -146,13 +177,15 @@ fn options(args: &Args) -> Options {
         let new: Vec<_> = named.filter(|policy| !policies.contains(policy)).collect();
         policies.extend(new);
     }
+    let usual = if args.from_cluster { Seeds(42, 42) } else { Seeds(42, 51) };
+    let seeds = args.seeds.unwrap_or(usual);
     let churning = Churning { load: args.load, arrivals: args.arrivals as usize, lifetimes: args.lifetimes };
     Options {
         policies,
         ties: args.ties,
         workload: args.workload,
         sample: args.sample,
-        seeds: (args.seeds.0..=args.seeds.1).collect(),
+        seeds: (seeds.0..=seeds.1).collect(),
         departures: args.departures.then_some(churning),
     }
 }

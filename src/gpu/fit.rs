@@ -120,6 +120,19 @@ pub fn rank(
     }
 }
 
+/// What a container would hold on the device at this position, if that would do for it and has room now, whatever its other devices.
+pub(crate) fn on_device(node: &Node, request: &PodRequest, container: &ContainerRequest, at: usize) -> Option<Holding> {
+    let want = Want::new(node, container, &request.constraints);
+    let facts = node.devices.facts().get(at)?;
+    if !node.ready || !want.is_kind(at, facts) {
+        return None;
+    }
+    let amount = want.accepts(at, facts).ok()?;
+    room(facts, node.usage.get(at)?, &Load::default(), amount).ok()?;
+    let Amount { memory, cores, exclusive } = amount;
+    Some(Holding { device: Arc::clone(&node.devices[at].uuid), memory, cores, slots: 1, exclusive })
+}
+
 /// Which device first, for a container of this pod.
 fn gpu_policy(request: &PodRequest, policies: Policies, want: &Want<'_>) -> GpuPolicy {
     let default = if want.container.count == 1 { GpuPolicy::Binpack } else { GpuPolicy::Topology };

@@ -192,36 +192,45 @@ pub async fn follow<F: Feed>(feed: &F, client: &Client) {
     }
 }
 
-/// Lists everything, page by page, and gives the version to watch from.
-async fn list<F: Feed>(feed: &F, client: &Client) -> Result<String, Failure> {
-    let mut relist = Some(feed.relist());
-    let mut params = ListParams::default().limit(feed.page_size().max(1));
-    params.field_selector = feed.fields().map(str::to_owned);
+/// Lists everything at `path`, page by page of so many objects, and gives the version to watch from.
+///
+/// # Errors
+/// The first page that did not come. [`Failure::Gone`]: the list took so long that it must begin anew.
+pub async fn pages(
+    client: &Client,
+    path: &str,
+    page_size: u32,
+    fields: Option<&str>,
+    mut each: impl FnMut(&RawValue),
+) -> Result<String, Failure> {
+    let mut params = ListParams::default().limit(page_size.max(1));
+    params.field_selector = fields.map(str::to_owned);
     loop {
-        let request = Request::new(F::PATH).list(&params)?;
+        let request = Request::new(path).list(&params)?;
         let text = tokio::time::timeout(PATIENCE, client.request_text(request))
             .await
             .map_err(|_| Failure::Silent(PATIENCE))?
             .map_err(gone)?;
         let page: Page<'_> = serde_json::from_str(&text)?;
-        for object in page.items.iter().flatten() {
-            if let Some(relist) = &mut relist
-                && let Err(error) = feed.listed(relist, object.get())
-            {
-                unreadable(feed, object, &error);
-            }
-        }
+        page.items.iter().flatten().for_each(|object| each(object));
         match page.metadata.next.filter(|next| !next.is_empty()) {
             Some(next) => params.continue_token = Some(next.to_string()),
-            None => {
-                let version = page.metadata.resource_version.map(|version| version.to_string());
-                if let Some(relist) = relist.take() {
-                    feed.finish(relist);
-                }
-                return Ok(version.unwrap_or_default());
-            }
+            None => return Ok(page.metadata.resource_version.map(|version| version.to_string()).unwrap_or_default()),
         }
     }
+}
+
+/// Lists everything for the feed, and gives the version to watch from.
+async fn list<F: Feed>(feed: &F, client: &Client) -> Result<String, Failure> {
+    let mut relist = feed.relist();
+    let version = pages(client, F::PATH, feed.page_size(), feed.fields(), |object| {
+        if let Err(error) = feed.listed(&mut relist, object.get()) {
+            unreadable(feed, object, &error);
+        }
+    });
+    let version = version.await?;
+    feed.finish(relist);
+    Ok(version)
 }
 
 /// One watch from version `reached` until it ends; afterwards `reached` is where to go on, also after an error.

@@ -38,6 +38,15 @@ pub(super) fn stream(trace: &Trace, capacity: u64, random: &mut Random) -> Vec<u
     }
 }
 
+/// The pods of a trace that were recorded: in their order, or shuffled.
+pub(super) fn recorded(trace: &Trace, random: Option<&mut Random>) -> Vec<usize> {
+    let mut stream: Vec<usize> = trace.pods.iter().map(|pod| pod.shape).collect();
+    if let Some(random) = random {
+        shuffle(&mut stream, random);
+    }
+    stream
+}
+
 /// Lets the pods come. Tells `progress` how many came.
 pub(super) fn replay(
     world: &mut World,

@@ -224,7 +224,8 @@ mod tests {
             trace.add(Wanted { cpu: 0, memory: 0, gpus: 1, milli: 500, models: Vec::new() }, Some(*stays));
         }
         let trace = trace.finish();
-        let machine = |at| Machine { name: format!("n{at}").into(), cpu: 0, memory: 0, gpus: 8, model: "T4".into() };
+        let machine =
+            |at| Machine { name: format!("n{at}").into(), cpu: 0, memory: 0, gpus: 8, model: "T4".into(), node: None };
         let mut world = World::new(&Cluster { machines: (0..50).map(machine).collect() }, &trace);
         let policy = PolicyName::Bestfit.build(&world, &trace, Workload::Oracle);
         let chooser = Chooser::new(Ties::Name, 100, Random::new(1));

@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn samples_of_the_same_rounded_percent_are_averaged() {
-        let machine = Machine { name: "a".into(), cpu: 0, memory: 0, gpus: 1, model: "T4".into() };
+        let machine = Machine { name: "a".into(), cpu: 0, memory: 0, gpus: 1, model: "T4".into(), node: None };
         let mut world = World::new(&Cluster { machines: vec![machine] }, &Builder::default().finish());
         let mut curve = Curve::default();
         for (arrived, used) in [(0, 0), (494, 480), (495, 500), (504, 520), (506, 540), (980, 900)] {

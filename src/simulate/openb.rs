@@ -119,6 +119,7 @@ pub fn nodes(file: &Path) -> Result<Cluster, OpenbError> {
             memory: row.amount("memory_mib", "write MiB, 0 or more")?,
             gpus,
             model: model.into(),
+            node: None,
         });
     }
     Ok(Cluster { machines })

@@ -27,6 +27,12 @@ pub struct Report {
     pub unallocated_at_100: Spread,
     /// After the last arrival.
     pub unallocated_at_end: Spread,
+    /// Only of a live cluster.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub without_node: Option<MeanWithoutNode>,
+    /// What the cluster has now; only of a live cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Now>,
     /// Only with departures.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub departures: Option<Departures>,
@@ -45,6 +51,9 @@ pub struct Run {
     /// After the last arrival.
     #[serde(serialize_with = "rounded")]
     pub unallocated_at_end: f64,
+    /// Only of a live cluster.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub without_node: Option<WithoutNode>,
     /// Only with departures.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub departures: Option<RunDepartures>,
@@ -54,6 +63,49 @@ pub struct Run {
     /// For the picture.
     #[serde(skip)]
     pub(crate) curve: Curve,
+}
+
+/// Pods of a live cluster that got no node in a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct WithoutNode {
+    /// All of them.
+    pub pods_without_node: u64,
+    /// Of these, those that ask for GPUs.
+    pub gpu_pods_without_node: u64,
+}
+
+/// The same over all runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MeanWithoutNode {
+    /// All of them.
+    pub pods_without_node: Spread,
+    /// Of these, those that ask for GPUs.
+    pub gpu_pods_without_node: Spread,
+}
+
+/// A live cluster as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Now {
+    /// Nodes that are replayed.
+    pub nodes: usize,
+    /// What their devices count in cards: a MIG instance as its memory slices.
+    #[serde(serialize_with = "rounded")]
+    pub gpus: f64,
+    /// Pods that are replayed.
+    pub pods: usize,
+    /// Of these, those that ask for GPUs.
+    pub gpu_pods: usize,
+    /// Of these, those without a node now.
+    pub waiting: usize,
+    /// GPU that nobody holds, in percent of all.
+    #[serde(serialize_with = "rounded")]
+    pub unallocated: f64,
+    /// Nodes that list devices and are not replayed; each was named in a warning.
+    pub left_out_nodes: usize,
+    /// Pods that hold or ask for GPUs, or are on such nodes, and are not replayed; each was counted in a warning.
+    pub left_out_pods: usize,
+    /// Of those that are replayed, pods whose devices the server's code chose under every policy.
+    pub served: usize,
 }
 
 /// What a run with departures tells besides, all after its warm-up.
@@ -132,6 +184,10 @@ impl fmt::Display for Table<'_> {
         if departures {
             write!(f, "{:>16}{:>18}{:>16}", "over time, %", "rejected", "8 GPUs")?;
         }
+        let recorded = self.0.iter().any(|report| report.without_node.is_some());
+        if recorded {
+            write!(f, "{:>16}{:>18}", "without node", "with GPUs")?;
+        }
         write!(f, "{:>16}{:>16}{:>10}", "at 100, %", "at the end, %", "seconds")?;
         for report in self.0 {
             write!(f, "\n{:16}", report.policy)?;
@@ -139,8 +195,32 @@ impl fmt::Display for Table<'_> {
                 let Departures { unallocated_time_average, rejected, rejected_8_gpu, .. } = departures;
                 write!(f, "{unallocated_time_average:>16}{rejected:>18}{rejected_8_gpu:>16}")?;
             }
+            if let Some(MeanWithoutNode { pods_without_node, gpu_pods_without_node }) = &report.without_node {
+                write!(f, "{pods_without_node:>16}{gpu_pods_without_node:>18}")?;
+            }
             let Report { unallocated_at_100, unallocated_at_end, seconds, .. } = report;
             write!(f, "{unallocated_at_100:>16}{unallocated_at_end:>16}{:>10.2}", seconds.mean)?;
+        }
+        match self.0.iter().find_map(|report| report.cluster) {
+            Some(now) => write!(f, "\n{now}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { nodes, gpus, pods, gpu_pods, waiting, unallocated, left_out_nodes, left_out_pods, served } = self;
+        write!(f, "{:16}{waiting:>34}{unallocated:>32.2}", "the cluster now")?;
+        write!(f, "\n{pods} pods, {gpu_pods} of them with GPUs, on {nodes} nodes with {gpus:.2} GPUs")?;
+        if *left_out_nodes + *left_out_pods > 0 {
+            write!(f, "; left out: {left_out_nodes} nodes, {left_out_pods} pods")?;
+        }
+        if *served > 0 {
+            write!(
+                f,
+                "\n{served} pods with MIG instances, several containers with GPUs or NUMA binding: devices by the server's code"
+            )?;
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ mod tests {
             memory: 65_536,
             gpus: 1 + at % 4,
             model: "T4".into(),
+            node: None,
         };
         let cluster = Cluster { machines: (0..12).map(machine).collect() };
         for name in [PolicyName::Fgd, PolicyName::GpuClustering, PolicyName::Spread] {

@@ -1,13 +1,15 @@
 //! The cluster while a trace is replayed: real [`Node`]s, booked and released by the code that the ledger uses. The only writer is
 //! the replay; policies read. Every change is logged, so that cached scores know what they missed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::trace::{Cluster, Machine, Shape, Trace, WHOLE};
+use super::trace::{Cluster, Machine, Shape, Trace, WHOLE, worth};
 use crate::gpu::allocation::Holding;
 use crate::gpu::device::{Device, Enforcement, Health, Inventory};
+use crate::gpu::fit::{Policies, on_device, place};
 use crate::gpu::matching::matches_any;
-use crate::gpu::node::Node;
+use crate::gpu::node::{Node, Usage};
 use crate::random::Random;
 
 /// More containers than a card of 1000 milli can hold.
@@ -22,6 +24,8 @@ pub(crate) struct World {
     pub(crate) capacity: u64,
     /// GPU booked, in milli.
     pub(crate) used: u64,
+    /// Pods that were placed: those without GPUs, those with.
+    pub(crate) placed: [u64; 2],
     /// Positions of hosts in the order they changed.
     changed: Vec<usize>,
     /// Beside the hosts: the last entry of `changed` that is theirs.
@@ -35,8 +39,14 @@ pub(crate) struct Host {
     pub(crate) id: usize,
     /// As placement sees it. CPU and memory are always known.
     pub(crate) node: Node,
-    /// What is left of each device, in milli.
+    /// What is left of each device, in milli; nothing of a MIG instance, which is no card.
     pub(crate) free: Vec<u32>,
+    /// Milli of its cards.
+    pub(crate) gpu: u32,
+    /// GPU booked, MIG instances included, in milli.
+    taken: u64,
+    /// Only of a node of a live cluster.
+    real: Option<Real>,
     /// CPU left, in millicores.
     pub(crate) cpu_left: i64,
     /// Memory left, in bytes.
@@ -47,6 +57,15 @@ pub(crate) struct Host {
     pub(crate) tags: Vec<(u32, u32)>,
     /// Changes with every booking and release.
     pub(crate) version: u64,
+}
+
+/// What the published policies read of real devices.
+#[derive(Debug, Clone)]
+struct Real {
+    /// What each shape takes of a card here, in milli.
+    milli: Arc<[u32]>,
+    /// What each device counts, in milli.
+    worth: Arc<[u32]>,
 }
 
 /// A pod on its node.
@@ -61,8 +80,18 @@ impl World {
     /// The empty cluster.
     pub(crate) fn new(cluster: &Cluster, trace: &Trace) -> Self {
         let mut models: Vec<(&str, Arc<[bool]>)> = Vec::new();
+        // What shapes take of a card, by its MiB.
+        let mut amounts: HashMap<u32, Arc<[u32]>> = HashMap::new();
         let mut hosts = Vec::with_capacity(cluster.machines.len());
         for machine in &cluster.machines {
+            if let Some(node) = &machine.node {
+                let mut amounts = |card| {
+                    let of = || trace.shapes.iter().map(|shape| shape.milli_of(card)).collect();
+                    Arc::clone(amounts.entry(card).or_insert_with(of))
+                };
+                hosts.push(Host::real(hosts.len(), machine, node, &trace.shapes, &mut amounts));
+                continue;
+            }
             let known =
                 models.iter().find(|(model, _)| *model == &*machine.model).map(|(_, shapes)| Arc::clone(shapes));
             let accepted = known.unwrap_or_else(|| {
@@ -74,7 +103,7 @@ impl World {
             hosts.push(Host::new(hosts.len(), machine, accepted));
         }
         let latest = vec![0; hosts.len()];
-        Self { hosts, capacity: cluster.capacity(), used: 0, changed: Vec::new(), latest }
+        Self { hosts, capacity: cluster.capacity(), used: 0, placed: [0; 2], changed: Vec::new(), latest }
     }
 
     /// The same with new names for the hosts.
@@ -94,14 +123,13 @@ impl World {
 
     /// Books a pod.
     pub(crate) fn place(&mut self, host: usize, shape: &Shape, holdings: Vec<Holding>) -> Placed {
-        self.used += shape.demand();
+        self.placed[usize::from(shape.demand() > 0)] += 1;
         self.change(host, shape, |node| node.book(&holdings), 1);
         Placed { host, shape: shape.id, holdings }
     }
 
     /// Takes it away again.
     pub(crate) fn release(&mut self, shape: &Shape, placed: &Placed) {
-        self.used -= shape.demand();
         self.change(placed.host, shape, |node| node.release(&placed.holdings), -1);
     }
 
@@ -118,11 +146,13 @@ impl World {
 
     fn change(&mut self, host: usize, shape: &Shape, book: impl FnOnce(&mut Node), sign: i64) {
         let changed = &mut self.hosts[host];
+        let before = changed.taken;
         book(&mut changed.node);
         changed.cpu_left -= sign * shape.cpu;
         changed.memory_left -= sign * shape.memory;
         changed.count(shape, sign > 0);
         changed.refresh();
+        self.used = self.used + changed.taken - before;
         self.latest[host] = self.changed.len();
         self.changed.push(host);
     }
@@ -153,6 +183,9 @@ impl Host {
             id,
             node,
             free: vec![WHOLE; machine.gpus as usize],
+            gpu: machine.gpus * WHOLE,
+            taken: 0,
+            real: None,
             cpu_left: machine.cpu,
             memory_left: machine.bytes(),
             accepted,
@@ -163,8 +196,85 @@ impl Host {
         host
     }
 
+    /// The empty host of a live cluster.
+    fn real(
+        id: usize,
+        machine: &Machine,
+        node: &Node,
+        shapes: &[Shape],
+        amounts: &mut dyn FnMut(u32) -> Arc<[u32]>,
+    ) -> Self {
+        let mut node = node.clone();
+        (node.cpu, node.memory) = (machine.cpu, machine.bytes());
+        let worth: Arc<[u32]> = (0..node.devices.len()).map(|at| worth(&node, at)).collect();
+        let is_card = |at: &usize| node.devices[*at].mig.is_none();
+        let card = (0..node.devices.len()).filter(is_card).map(|at| node.devices[at].memory).max().unwrap_or(0);
+        let gpu = (0..node.devices.len()).filter(is_card).map(|at| worth[at]).sum();
+        let mut host = Self {
+            id,
+            free: vec![0; node.devices.len()],
+            gpu,
+            taken: 0,
+            real: Some(Real { milli: amounts(card), worth }),
+            node,
+            cpu_left: machine.cpu,
+            memory_left: machine.bytes(),
+            accepted: Arc::default(),
+            tags: Vec::new(),
+            version: 0,
+        };
+        host.refresh();
+        host.accepted = shapes.iter().map(|shape| host.has_devices(shape)).collect();
+        host
+    }
+
+    /// What a pod of this shape takes of a card here, in milli.
+    pub(crate) fn milli(&self, shape: &Shape) -> u32 {
+        self.milli_of(shape.id, shape.milli)
+    }
+
+    /// The same by the shape's position, where `milli` is what it takes of a card of a trace.
+    pub(crate) fn milli_of(&self, shape: usize, milli: u32) -> u32 {
+        self.real.as_ref().map_or(milli, |real| real.milli[shape])
+    }
+
+    /// What it takes of the cards here, in milli.
+    pub(crate) fn demand(&self, shape: &Shape) -> u64 {
+        u64::from(shape.gpus) * u64::from(self.milli(shape))
+    }
+
+    /// Whether the device at this position would do for a pod of this shape now.
+    pub(crate) fn takes(&self, at: usize, shape: &Shape) -> bool {
+        if self.real.is_none() {
+            return self.free[at] >= shape.milli;
+        }
+        match shape.request.containers.as_slice() {
+            [container] => on_device(&self.node, &shape.request, container, at).is_some(),
+            _ => false,
+        }
+    }
+
+    /// The devices that the server's code gives a pod, whatever the policy.
+    pub(crate) fn served(&self, shape: &Shape) -> Option<Vec<Holding>> {
+        place(&self.node, &shape.request, Policies::default()).ok().map(|placement| placement.holdings)
+    }
+
+    /// Whether a node of a live cluster has devices for it now.
+    fn has_devices(&self, shape: &Shape) -> bool {
+        if shape.request.is_empty() {
+            return true;
+        }
+        if shape.served {
+            return self.served(shape).is_some();
+        }
+        (0..self.free.len()).filter(|at| self.takes(*at, shape)).count() >= shape.gpus as usize
+    }
+
     /// Whether a pod of this shape fits.
     pub(crate) fn fits(&self, shape: &Shape) -> bool {
+        if self.real.is_some() {
+            return self.has_host_room(shape) && self.accepted[shape.id] && self.has_devices(shape);
+        }
         self.has_host_room(shape)
             && (shape.gpus == 0
                 || self.accepted[shape.id]
@@ -183,6 +293,11 @@ impl Host {
 
     /// What a pod of this shape holds on these devices.
     pub(crate) fn holdings(&self, shape: &Shape, devices: impl IntoIterator<Item = usize>) -> Vec<Holding> {
+        if self.real.is_some() {
+            let container = shape.request.containers.first();
+            let holding = |at| on_device(&self.node, &shape.request, container?, at);
+            return devices.into_iter().filter_map(holding).collect();
+        }
         let whole = shape.is_whole();
         let holding = |at: usize| Holding {
             device: Arc::clone(&self.node.devices[at].uuid),
@@ -210,10 +325,36 @@ impl Host {
     fn refresh(&mut self) {
         self.version += 1;
         (self.node.cpu_left, self.node.memory_left) = (Some(self.cpu_left), Some(self.memory_left));
+        if let Some(real) = &self.real {
+            self.taken = taken(&self.node, &real.worth);
+            for (at, free) in self.free.iter_mut().enumerate() {
+                let is_card = self.node.devices[at].mig.is_none() && real.worth[at] > 0;
+                *free = if is_card { WHOLE - part(&self.node.devices[at], &self.node.usage[at]) } else { 0 };
+            }
+            return;
+        }
+        self.taken = 0;
         for (free, (device, usage)) in self.free.iter_mut().zip(self.node.devices.iter().zip(&self.node.usage)) {
             *free = if usage.exclusive > 0 { 0 } else { device.memory.saturating_sub(usage.memory) };
+            self.taken += u64::from(WHOLE - *free);
         }
     }
+}
+
+/// GPU booked on a node of a live cluster, in milli; `worth` beside the devices.
+pub(super) fn taken(node: &Node, worth: &[u32]) -> u64 {
+    let of = |at: usize| u64::from(worth[at] * part(&node.devices[at], &node.usage[at]) / WHOLE);
+    (0..node.devices.len()).map(of).sum()
+}
+
+/// What part of a device is booked, in thousandths: the larger of memory and cores, all of an exclusive one.
+fn part(device: &Device, usage: &Usage) -> u32 {
+    if usage.exclusive > 0 {
+        return WHOLE;
+    }
+    let of = |taken: u32, whole: u32| (u64::from(taken) * u64::from(WHOLE)).div_ceil(u64::from(whole.max(1)));
+    let part = of(usage.memory, device.memory).max(of(usage.cores, device.cores.into()));
+    u32::try_from(part).unwrap_or(WHOLE).min(WHOLE)
 }
 
 /// Of what kind a pod is to those who keep kinds apart: 0 for a part of a card, else the number of cards.
@@ -240,8 +381,14 @@ mod tests {
             trace.add(Wanted { cpu: 1_000, memory: 512, gpus, milli, models: Vec::new() }, None);
         }
         let trace = trace.finish();
-        let machine =
-            |at| Machine { name: format!("n{at}").into(), cpu: 4_000, memory: 2_048, gpus: 4, model: "T4".into() };
+        let machine = |at| Machine {
+            name: format!("n{at}").into(),
+            cpu: 4_000,
+            memory: 2_048,
+            gpus: 4,
+            model: "T4".into(),
+            node: None,
+        };
         let mut world = World::new(&Cluster { machines: vec![machine(0), machine(1)] }, &trace);
         let empty = world.hosts.clone();
         let mut placed = Vec::new();
@@ -271,6 +418,7 @@ mod tests {
             memory: 0,
             gpus: 1,
             model: "T4".into(),
+            node: None,
         };
         let world = World::new(&Cluster { machines: (0..50).map(machine).collect() }, &Trace::default());
         let renamed = world.renamed(&mut Random::new(1));

@@ -21,7 +21,9 @@ pub(super) struct Bestfit;
 impl Policy for Bestfit {
     fn score(&mut self, host: &Host, shape: &Shape) -> Option<f64> {
         let rest = |part: f64| (100.0 * (1.0 - part)).trunc();
-        host.fits(shape).then(|| rest(leftover(host.cpu_left - shape.cpu, u64::from(host.left()) - shape.demand())))
+        host.fits(shape).then(|| {
+            rest(leftover(host.cpu_left - shape.cpu, u64::from(host.left()).saturating_sub(host.demand(shape))))
+        })
     }
 
     fn devices(&mut self, host: &Host, shape: &Shape, _random: &mut Random) -> Option<Vec<Holding>> {

@@ -17,7 +17,7 @@ impl Policy for Dotproduct {
             return None;
         }
         let cpu = (host.cpu_left as f64 / LARGEST_CPU) * (shape.cpu as f64 / LARGEST_CPU);
-        let gpu = (f64::from(host.left()) / LARGEST_GPU) * (shape.demand() as f64 / LARGEST_GPU);
+        let gpu = (f64::from(host.left()) / LARGEST_GPU) * (host.demand(shape) as f64 / LARGEST_GPU);
         Some((100.0 * (1.0 - f64::midpoint(cpu, gpu))).trunc())
     }
 

@@ -1,7 +1,7 @@
 //! What people have today: kube-scheduler's `NodeResourcesFit` with `MostAllocated` (binpack) or `LeastAllocated` (spread) over CPU,
 //! memory and GPU, weight 1 each, whole numbers 0..=100. A pod without GPUs is weighed by CPU and memory, as there.
 
-use super::super::trace::{Shape, WHOLE};
+use super::super::trace::Shape;
 use super::super::world::Host;
 use super::{Policy, devices};
 use crate::gpu::allocation::Holding;
@@ -33,8 +33,8 @@ impl Policy for Even {
             + self.part(host.memory_left - shape.memory, host.node.memory);
         let mut count = 2;
         if shape.gpus > 0 {
-            let left = i64::from(host.left()) - i64::from(shape.gpus * shape.milli);
-            sum += self.part(left, host.free.len() as i64 * i64::from(WHOLE));
+            let left = i64::from(host.left()) - i64::from(shape.gpus * host.milli(shape));
+            sum += self.part(left, host.gpu.into());
             count += 1;
         }
         Some((sum / count) as f64)

@@ -57,8 +57,9 @@ impl Fgd {
                 return all;
             }
             let (mut fitting, mut below) = (0, 0);
+            let needed = host.milli_of(pod.shape, pod.milli);
             for milli in free {
-                if *milli >= pod.milli {
+                if *milli >= needed {
                     fitting += 1;
                 } else {
                     below += milli;
@@ -83,7 +84,7 @@ impl Fgd {
     fn best(&mut self, host: &Host, shape: &Shape) -> (f64, Option<usize>) {
         let before = self.fragmentation_before(host);
         let cpu_left = host.cpu_left - shape.cpu;
-        let bestfit = leftover(cpu_left, u64::from(host.left()) - shape.demand());
+        let bestfit = leftover(cpu_left, u64::from(host.left()).saturating_sub(host.demand(shape)));
         let mut free = host.free.clone();
         let value = |free: &[u32]| {
             let less = before - self.fragmentation(host, cpu_left, free);
@@ -92,9 +93,10 @@ impl Fgd {
                 Scale::LessBestfit => less - BESTFIT * bestfit,
             }
         };
-        if shape.gpus != 1 || shape.is_whole() {
+        let milli = host.milli(shape);
+        if shape.gpus != 1 || shape.is_whole() || shape.served {
             for at in devices::tightest_first(host, shape).into_iter().take(shape.gpus as usize) {
-                free[at] = 0;
+                free[at] = free[at].saturating_sub(milli);
             }
             return (value(&free), None);
         }
@@ -102,10 +104,11 @@ impl Fgd {
         for at in 0..free.len() {
             let hole = free[at];
             // Of equal devices the first.
-            if hole < shape.milli || host.free[..at].contains(&hole) {
+            let met = |before: usize| host.free[before] == hole && host.takes(before, shape);
+            if !host.takes(at, shape) || (0..at).any(met) {
                 continue;
             }
-            free[at] -= shape.milli;
+            free[at] = hole.saturating_sub(milli);
             let value = value(&free);
             free[at] = hole;
             if value > best.0 {

@@ -21,10 +21,11 @@ impl Policy for GpuPacking {
         }
         let is_free = |at: &usize| host.free[*at] == WHOLE;
         let free = (0..host.free.len()).filter(is_free).count();
-        if free == host.free.len() {
+        if host.left() == host.gpu {
             return Some(33_usize.saturating_sub(free).max(free) as f64);
         }
-        let taken = &devices::tightest_first(host, shape)[..shape.gpus as usize];
+        let mut taken = devices::tightest_first(host, shape);
+        taken.truncate(shape.gpus as usize);
         let opened = taken.iter().filter(|at| is_free(at)).count();
         if opened > 0 {
             return Some(50_usize.saturating_sub(opened).max(33) as f64);

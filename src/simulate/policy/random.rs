@@ -17,7 +17,7 @@ impl Policy for AnyDevice {
     }
 
     fn devices(&mut self, host: &Host, shape: &Shape, random: &mut Random) -> Option<Vec<Holding>> {
-        if shape.gpus != 1 {
+        if shape.gpus != 1 || shape.served {
             return Some(devices::tightest(host, shape));
         }
         let fitting = devices::tightest_first(host, shape);

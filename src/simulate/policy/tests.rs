@@ -18,6 +18,7 @@ fn cluster(machines: &[(u32, &str)]) -> Cluster {
         memory: 262_144,
         gpus: *gpus,
         model: (*model).into(),
+        node: None,
     };
     Cluster { machines: machines.iter().enumerate().map(machine).collect() }
 }
