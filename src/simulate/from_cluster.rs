@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn a_pod_asks_for_no_more_than_there_is() {
         let read = read(&[
-            pod("a", "2026-01-01T00:00:00Z", &json!({"nvidia.com/gpu": "1000000"})),
+            pod("a", "2026-01-01T00:00:00Z", &json!({"nvidia.com/gpu": "8"})),
             pod(
                 "b",
                 "2026-01-01T00:00:00Z",
