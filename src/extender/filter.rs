@@ -275,6 +275,8 @@ impl Extender {
     ) -> FilterResult<'a> {
         let holds = self.other_holds(query, settings, (self.clock)());
         let situation = Situation::new(&self.ledger, &query.record, holds);
+        // As long as it is held, all nodes are ranked for the same target.
+        let _judge = query.shape.judge();
         let weigh = |most: Option<usize>| {
             let mut outcome = Outcome::new(most);
             for node in given {

@@ -1,7 +1,8 @@
-//! Keeping rankings up to date beside the request path: builds the target when enough was learned, and looks at nodes that changed
-//! before a call asks about them.
+//! Keeping rankings up to date beside the request path: builds the target when enough was learned, and looks at nodes
+//! that changed before a call asks about them.
 //!
-//! One task per server. Where it falls behind or ends, calls do that work themselves, and rankings aim at an older target.
+//! One task per server. Where it falls behind or ends, calls do that work themselves, and rankings aim at an older
+//! target.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,9 @@ use super::Extender;
 /// How often changed nodes are looked at.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Before the next try after one that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
+
 impl Extender {
     /// Never returns.
     pub async fn keep_learning(self: Arc<Self>) {
@@ -19,12 +23,16 @@ impl Extender {
         let mut version = 0;
         loop {
             let aims = learned.has_changed().unwrap_or(false);
-            learned.mark_unchanged();
+            if aims {
+                learned.mark_unchanged();
+            }
             if aims || version != self.ledger.version() {
                 version = self.ledger.version();
                 let extender = Arc::clone(&self);
                 if let Err(error) = tokio::task::spawn_blocking(move || extender.keep_up(aims)).await {
                     tracing::error!(%error, "rankings could not be brought up to date; they go on as they are");
+                    learned.mark_changed();
+                    tokio::time::sleep(AFTER_FAILURE).await;
                 }
             }
             tokio::time::sleep(PAUSE).await;

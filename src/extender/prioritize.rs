@@ -43,7 +43,11 @@ impl Extender {
         let holds = self.other_holds(&query, &settings, (self.clock)());
         let situation = Situation::new(&self.ledger, &query.record, holds);
         let weighed: Vec<Option<Weighed>> = match &given {
-            Some(given) => given.iter().map(|node| Some(node.weigh(&situation, &query.shape))).collect(),
+            Some(given) => {
+                // As long as it is held, all nodes are ranked for the same target.
+                let _judge = query.shape.judge();
+                given.iter().map(|node| Some(node.weigh(&situation, &query.shape))).collect()
+            }
             None => {
                 let mut judge = query.shape.judge();
                 let mut reading = self.roster.read(&self.ledger);

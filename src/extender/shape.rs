@@ -1,9 +1,9 @@
 //! Shapes: what pods ask for, and what is already known about nodes for it.
 //!
-//! Most pods are copies of each other, and from one filter call to the next few nodes change. A shape therefore remembers its
-//! verdict on each node together with the version of the node that it was made on; only nodes that changed are judged anew.
-//! Written and read by filter and prioritize, and by a task beside them that looks at what changed before they ask. Bounded;
-//! losing a shape costs one slower call.
+//! Most pods are copies of each other, and from one filter call to the next few nodes change. A shape therefore
+//! remembers its verdict on each node together with the version of the node that it was made on; only nodes that
+//! changed are judged anew. Written and read by filter and prioritize, and by a task beside them that looks at what
+//! changed before they ask. Bounded; losing a shape costs one slower call.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,8 +41,8 @@ pub(super) struct Shape {
     verdicts: Mutex<Vec<Cell>>,
 }
 
-/// A verdict on one version of a node, in 16 bytes: with thousands of nodes and many shapes it is their number that costs memory
-/// and time.
+/// A verdict on one version of a node, in 16 bytes: with thousands of nodes and many shapes it is their number that
+/// costs memory and time.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     /// The snapshot's version in the lower bits, what else is known of it in the upper eight.
@@ -194,16 +194,17 @@ impl Shapes {
     }
 }
 
-/// How many of the shapes last used are kept up to date while nobody asks; the others when they are asked for.
+/// For how many of the shapes last used nodes that changed are looked at while nobody asks; for others when they are
+/// asked for.
 const WARM: usize = 64;
 
 impl Shapes {
-    /// From now on everything is ranked for this target: the shapes in use once their scores are there, one after the other, so
-    /// that no call waits for them; the others at once.
+    /// From now on everything is ranked for this target: new shapes at once, known ones once all their scores are
+    /// there, the last used first, so that no call waits for them.
     pub(super) fn aim(&self, target: &Arc<Target>, nodes: &[Arc<NodeEntry>]) {
         self.target.store(Arc::clone(target));
-        for (at, shape) in self.by_use().into_iter().enumerate() {
-            let cells = if at < WARM { shape.cells(nodes, target) } else { Vec::new() };
+        for shape in self.by_use() {
+            let cells = shape.cells(nodes, target);
             let mut verdicts = lock(&shape.verdicts);
             shape.target.store(Arc::clone(target));
             let before = std::mem::replace(&mut *verdicts, cells);

@@ -1,5 +1,5 @@
-//! Kinds of cards: what tells devices apart for packing. Derived from the inventory once, beside the devices; read when a workload is
-//! held against a node. Nothing here fails.
+//! Kinds of cards: what tells devices apart for packing. Derived from the inventory once, beside the devices; read
+//! when a workload is held against a node. Nothing here fails.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Whether a pod fits a node, and on which devices.
 //!
-//! Read by the extender: [`rank`] for every node of a filter call, [`place`] at bind under the node's lock. Both go through the same
-//! checks, so the one succeeds exactly where the other does. A pod that does not fit gets the [`Reason`] nearest to a fit: of
-//! the devices the one that lacks least, of the containers the one that lacks most.
+//! Read by the extender: [`rank`] for every node of a filter call, [`place`] at bind under the node's lock. Both go
+//! through the same checks, so the one succeeds exactly where the other does. A pod that does not fit gets the
+//! [`Reason`] nearest to a fit: of the devices the one that lacks least, of the containers the one that lacks most.
 
 mod one;
 mod outlook;
@@ -67,12 +67,12 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
     Ok(placement(node, request, &chosen))
 }
 
-/// Whether a pod fits a node ([`place`] succeeds exactly when this does), and if so how good that is for the cluster as a whole:
-/// finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the pod's host requests;
-/// `target` is what the cluster should keep room for.
+/// Whether a pod fits a node ([`place`] succeeds exactly when this does), and if so how good that is for the cluster
+/// as a whole: finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the
+/// pod's host requests; `target` is what the cluster should keep room for.
 ///
-/// What the devices leave to others does not count here. So of devices that are equal by policy and size (for several: also in how
-/// near they are to each other) [`place`] may take others than the ones ranked.
+/// What the devices leave to others does not count here. So of devices that are equal by policy and size (for
+/// several: also in how near they are to each other) [`place`] may take others than the ones ranked.
 ///
 /// Allocates nothing for a pod of one container that asks for one GPU.
 ///
@@ -150,8 +150,8 @@ fn ready(node: &Node) -> Result<(), Reason> {
 /// A container's devices by position, and what it books on each.
 type Devices = Vec<(usize, Amount)>;
 
-/// Several devices for the only container of a pod, and how near they are to each other. `thorough`: of equal sets the one that
-/// leaves the best ones to others.
+/// Several devices for the only container of a pod, and how near they are to each other. `thorough`: of equal sets
+/// the one that leaves the best ones to others.
 fn several(want: &Want<'_>, policy: GpuPolicy, thorough: bool) -> Result<(Devices, u32), Reason> {
     want.alone()?;
     let node = want.node;

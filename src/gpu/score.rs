@@ -1,9 +1,9 @@
-//! How good it is for the cluster as a whole that a pod goes to a node. Everything that ranks nodes against each other is in
-//! `value`; how it is weighed may change without anybody noticing but the packing.
+//! How good it is for the cluster as a whole that a pod goes to a node. Everything that ranks nodes against each
+//! other is in `value`; how it is weighed may change without anybody noticing but the packing.
 //!
-//! Continuous, so that no plateau of equal nodes is left to chance. Where the workload is known, what counts is how much GPU the expected
-//! pods could still use ([`super::target`]). Before the first pod has come: pack onto cards in use, then onto nodes in use, each
-//! tightest first.
+//! Continuous, so that no plateau of equal nodes is left to chance. Where the workload is known, what counts is how
+//! much GPU the expected pods could still use ([`super::target`]). Before the first pod has come: pack onto cards in
+//! use, then onto nodes in use, each tightest first.
 
 use super::node::Node;
 use super::request::NodePolicy;
@@ -22,8 +22,8 @@ pub(crate) struct Effect<'a> {
     pub(crate) breaks_up: bool,
 }
 
-/// Devices of one container that reach each other fast, in thousandths of a card: dearer than what a good fit could save, since
-/// the job is slowed down all its life.
+/// Devices of one container that reach each other fast, in thousandths of a card: dearer than what a good fit could
+/// save, since the job is slowed down all its life.
 const NEAR: f64 = 2000.0;
 /// Breaking up a node of well-connected cards for a container that wants one.
 const BREAK_UP: f64 = 20.0;
@@ -39,8 +39,8 @@ const NODE_LEFT: f64 = 150.0;
 /// What is left of the node's CPU and memory.
 const HOST_LEFT: f64 = 50.0;
 
-/// How good `effect` is on `node`: finite, greater is better, comparable between nodes. `host` is what the pod asks of the node
-/// itself: CPU in millicores, memory in bytes.
+/// How good `effect` is on `node`: finite, greater is better, comparable between nodes. `host` is what the pod asks
+/// of the node itself: CPU in millicores, memory in bytes.
 #[inline]
 pub(crate) fn value(node: &Node, effect: &Effect<'_>, host: (i64, i64), policy: NodePolicy, target: &Target) -> f64 {
     let near = effect.near.checked_div(effect.pairs).map_or(0.0, |near| NEAR * nearness(near));

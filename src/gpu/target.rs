@@ -1,20 +1,23 @@
 //! What the cluster should keep room for: the learned workload, ready to be held against nodes.
 //!
-//! Built from a [`Workload`] and the cards of the cluster, then immutable but for its memory of what was computed before; a newer target replaces it
-//! whole. Read by [`super::score`] for each node that a ranking looks at. Nothing here fails, and nothing decides whether a pod
-//! fits: a bad target packs worse.
+//! Built from a [`Workload`] and the cards of the cluster, then immutable but for its memory of what was computed
+//! before; a newer target replaces it whole. Read by [`super::score`] for each node that a ranking looks at. Nothing
+//! here fails, and nothing decides whether a pod fits: a bad target packs worse.
 //!
-//! A node's *potential* is how much GPU the expected pods could still use of it, in thousandths of a card. It is made of
+//! A node's *potential* is how much GPU the expected pods could still use of it, in thousandths of a card. It is made
+//! of
 //!
-//! - *fill*: the node is filled, in 24 simulated runs, with pods drawn from the workload, until nothing more fits; the mean of what
+//! - *fill*: the node is filled, in 24 simulated runs, with pods drawn from the workload, until nothing more fits;
+//!   the mean of what
 //!   they got. It sees what one pod at a time does not: that CPU runs out before GPUs do, that holes add up.
 //! - *several*: of the kinds that want several cards, those that fit now, weighted by their share and size.
-//! - *stranded* (subtracted): the free GPU that a pod of the workload, drawn at random, could not use of the node (F of FGD,
+//! - *stranded* (subtracted): the free GPU that a pod of the workload, drawn at random, could not use of the node (F
+//!   of FGD,
 //!   USENIX ATC'23).
 //!
-//! While a cluster fills up, the first two tell best what will go to waste at the end. Where as many pods leave as come, a node
-//! is never filled up from here on but changes piece by piece, and the third is the better guide. So the weights go with the
-//! [turnover](Workload::turnover).
+//! While a cluster fills up, the first two tell best what will go to waste at the end. Where as many pods leave as
+//! come, a node is never filled up from here on but changes piece by piece, and the third is the better guide. So the
+//! weights go with the [turnover](Workload::turnover).
 
 mod class;
 mod fill;
@@ -46,6 +49,9 @@ const LENGTH: usize = 64;
 /// What was computed before is forgotten beyond this many node states.
 const MOST_STATES: usize = 1 << 18;
 
+/// A class takes about 100 kB; full Node objects in a call may make up any number of them.
+const MOST_CLASSES: usize = 256;
+
 /// How much each part of the value of a placement counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
@@ -70,8 +76,8 @@ impl Weights {
 
     /// Where as many pods leave as come.
     ///
-    /// CPU that is left counts for nothing: where the next pod that leaves decides what can come, nodes need not be filled evenly, and
-    /// counting it closed nodes to the pods that want many cards.
+    /// CPU that is left counts for nothing: where the next pod that leaves decides what can come, nodes need not be
+    /// filled evenly, and counting it closed nodes to the pods that want many cards.
     pub const STEADY: Self =
         Self { fill: 0.0, several: 0.0, stranded: 1.0, scarcity: 0.8, devices_left: 30.0, cpu_left: 0.0 };
 
@@ -121,7 +127,7 @@ impl Default for Target {
 }
 
 impl Target {
-    /// From what came, and how many cards of each kind there are. Takes about a millisecond.
+    /// From what came, and how many cards of each kind there are. Takes milliseconds.
     pub fn new(workload: &Workload, cards: &HashMap<CardKind, u64>) -> Self {
         Self::with(workload, cards, Weights::at(workload.turnover()))
     }
@@ -150,8 +156,8 @@ impl Target {
         self.learned.is_empty()
     }
 
-    /// What it is worth to put a pod on a node, where it takes `changes` of the devices, `cpu` millicores and `memory` bytes: greater
-    /// is better, comparable between nodes, in thousandths of a card.
+    /// What it is worth to put a pod on a node, where it takes `changes` of the devices, `cpu` millicores and
+    /// `memory` bytes: greater is better, comparable between nodes, in thousandths of a card.
     pub(crate) fn value(&self, node: &Node, changes: &[Change], cpu: i64, memory: i64) -> f64 {
         let class = self.class(node);
         let before = Profile::of(node, &class, &[], 0, 0);
@@ -198,6 +204,9 @@ impl Target {
             return Arc::clone(&class);
         }
         let class = Arc::new(Class::new(node, &self.learned, &self.lists, &self.cards));
+        if self.classes.len() >= MOST_CLASSES {
+            self.classes.clear();
+        }
         self.classes.insert(key, Arc::clone(&class));
         class
     }

@@ -1,7 +1,9 @@
-//! What kinds of pods a cluster gets, learned from those that come: a decayed histogram, kept small. Written with every arrival,
-//! acceptance and departure by whoever sees them (the ledger, the simulator); read when a [`super::target::Target`] is built.
+//! What kinds of pods a cluster gets, learned from those that come: a decayed histogram, kept small. Written with
+//! every arrival, acceptance and departure by whoever sees them (the ledger, the simulator); read when a
+//! [`super::target::Target`] is built.
 //!
-//! Nothing here can fail. What is learned only moves rankings, never verdicts: a wrong histogram packs worse and breaks nothing.
+//! Nothing here can fail. What is learned only moves rankings, never verdicts: a wrong histogram packs worse and
+//! breaks nothing.
 
 use std::collections::HashMap;
 
@@ -15,6 +17,13 @@ const MOST_KINDS: usize = 512;
 
 /// After how many arrivals the target is built anew, once a cluster has seen that many; before, at each power of two.
 const STEP: u64 = 2000;
+
+/// In how many steps the turnover is told.
+const TURNS: u8 = 4;
+
+/// What was placed while a cluster filled up stays for long, so the change to a steady state is made early: when one
+/// pod leaves for every four that come.
+const RAMP: f64 = 4.0;
 
 /// Same devices for one container, or for several alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,7 +71,8 @@ pub struct Workload {
 }
 
 impl Kind {
-    /// The kind of a pod with this request and `cpu` millicores. Pins to single devices are left out: they are nobody else's.
+    /// The kind of a pod with this request and `cpu` millicores. Pins to single devices are left out: they are nobody
+    /// else's.
     pub fn of(request: &PodRequest, cpu: i64) -> Self {
         // Ordinary init containers run alone and take devices of the others wherever they can.
         let lasting = |phase: Phase| phase != Phase::Init;
@@ -96,7 +106,8 @@ impl Default for Workload {
 }
 
 impl Workload {
-    /// A workload that is known beforehand, each pod counting alike: what learning is measured against. Host memory in bytes.
+    /// A workload that is known beforehand, each pod counting alike: what learning is measured against. Host memory
+    /// in bytes.
     pub fn known<'a>(pods: impl IntoIterator<Item = (&'a Kind, i64)>) -> Self {
         let mut workload = Self::default();
         for (kind, memory) in pods {
@@ -105,8 +116,17 @@ impl Workload {
         Self { known: true, ..workload }
     }
 
-    /// A pod came, whatever becomes of it. `memory` is the host memory it asks for, in bytes. True where the target should be
-    /// built anew.
+    /// A pod that was there before anybody counted: each of these counts alike.
+    pub fn find(&mut self, kind: &Kind, memory: i64, accepted: bool) {
+        self.count(kind, memory);
+        self.arrivals += 1;
+        if accepted {
+            self.accepted += self.unit;
+        }
+    }
+
+    /// A pod came, whatever becomes of it. `memory` is the host memory it asks for, in bytes. True where the target
+    /// should be built anew.
     pub fn arrive(&mut self, kind: &Kind, memory: i64) -> bool {
         if !self.known {
             self.count(kind, memory);
@@ -116,7 +136,7 @@ impl Workload {
         if self.unit > 1e9 {
             self.rescale();
         }
-        if self.kinds.len() > MOST_KINDS {
+        if !self.known && self.kinds.len() > MOST_KINDS {
             self.forget();
         }
         let due = self.arrivals.is_multiple_of(STEP) || (self.arrivals < STEP && self.arrivals.is_power_of_two());
@@ -133,8 +153,16 @@ impl Workload {
         self.departed += self.unit;
     }
 
-    /// As many leave as come: what is assumed of a cluster with pods whose past nobody has seen.
+    /// All that were there have been found. Together they count no more than what is remembered of arrivals, and as
+    /// many leave as come: what is assumed of pods whose past nobody has seen.
     pub fn settle(&mut self) {
+        let all: f64 = self.kinds.values().map(|seen| seen.weight).sum();
+        if all > MEMORY * self.unit {
+            self.scale(MEMORY * self.unit / all);
+        }
+        while self.kinds.len() > MOST_KINDS {
+            self.forget();
+        }
         self.departed = self.accepted;
         self.step = self.turnover_step();
     }
@@ -144,10 +172,10 @@ impl Workload {
         self.arrivals
     }
 
-    /// How far the cluster is from only filling up, 0..=1 in quarters: 1 where at least one pod leaves for every four that
-    /// get a node.
+    /// How far the cluster is from only filling up, 0..=1 in quarters: 1 where at least one pod leaves for every four
+    /// that get a node.
     pub fn turnover(&self) -> f64 {
-        f64::from(self.turnover_step()) / f64::from(TURNS)
+        f64::from(self.step) / f64::from(TURNS)
     }
 
     /// Every kind with its share of the arrivals (sums to 1) and its mean host memory in MiB; the commonest first.
@@ -190,30 +218,31 @@ impl Workload {
     }
 
     fn rescale(&mut self) {
-        for seen in self.kinds.values_mut() {
-            seen.weight /= self.unit;
-            seen.memory /= self.unit;
-        }
-        self.accepted /= self.unit;
-        self.departed /= self.unit;
+        self.scale(1.0 / self.unit);
         self.unit = 1.0;
+    }
+
+    fn scale(&mut self, factor: f64) {
+        for seen in self.kinds.values_mut() {
+            seen.weight *= factor;
+            seen.memory *= factor;
+        }
+        self.accepted *= factor;
+        self.departed *= factor;
     }
 
     fn forget(&mut self) {
         let mut weights: Vec<f64> = self.kinds.values().map(|seen| seen.weight).collect();
         weights.sort_unstable_by(f64::total_cmp);
-        // An eighth at once, so that this is rare.
-        let limit = weights[MOST_KINDS / 8];
-        self.kinds.retain(|_, seen| seen.weight > limit);
+        // An eighth at once, so that this is rare; of equals any.
+        let (limit, mut surplus) = (weights[MOST_KINDS / 8], weights.len() - MOST_KINDS * 7 / 8);
+        self.kinds.retain(|_, seen| {
+            let stays = seen.weight > limit || surplus == 0;
+            surplus -= usize::from(!stays);
+            stays
+        });
     }
 }
-
-/// In how many steps the turnover is told.
-const TURNS: u8 = 4;
-
-/// What was placed while a cluster filled up stays for long, so the change to a steady state is made early: when one pod leaves for
-/// every four that come.
-const RAMP: f64 = 4.0;
 
 #[cfg(test)]
 mod tests {
@@ -266,6 +295,23 @@ mod tests {
             workload.depart();
         }
         assert_eq!(workload.turnover(), 1.0);
+    }
+
+    #[test]
+    fn pods_found_at_the_start_count_alike() {
+        let mut workload = Workload::default();
+        for at in 0..20_000 {
+            workload.find(&kind(i64::from(at >= 5_000)), 0, true);
+        }
+        workload.settle();
+        assert_eq!(workload.turnover(), 1.0);
+        assert!((workload.shares()[1].1 - 0.25).abs() < 1e-9, "however many there are and whoever was found first");
+        // And they are forgotten like others.
+        for _ in 0..3000 {
+            workload.arrive(&kind(2), 0);
+        }
+        let new = workload.shares().iter().find(|share| share.0.cpu == 2).map(|share| share.1);
+        assert!(new.is_some_and(|new| new > 0.6), "{new:?}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Learning what kinds of pods the cluster gets, and the target that rankings aim at.
 //!
-//! Written by pods that come and go, on GPU nodes or asking for GPUs; pods elsewhere are nobody's business. Read by rankings as an immutable
-//! [`Target`], which [`Ledger::aim`] builds anew in steps, off the request path. Nothing of it is stored: after a restart the live
-//! pods are the workload, and as many are taken to leave as come. A kind that cannot be read is not learned; filter and
-//! webhook tell its owner why.
+//! Written by pods that come and go, on GPU nodes or asking for GPUs; pods elsewhere, and those of `DaemonSet`s, are
+//! left out. Read by rankings as an immutable [`Target`], which [`Ledger::aim`] builds anew in steps, off the request
+//! path. Nothing of it is stored: after a restart the live pods are the workload, and as many are taken to leave as
+//! come. A kind that cannot be read is not learned; filter and webhook tell its owner why.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,13 +47,28 @@ impl Learning {
 
     fn arrive(&self, kind: &Kind, memory: i64, accepted: bool) {
         let mut learned = self.lock();
+        if !learned.begun {
+            learned.workload.find(kind, memory, accepted);
+            return;
+        }
         let due = learned.workload.arrive(kind, memory);
         if accepted {
             learned.workload.accept();
         }
-        if due && learned.begun {
-            drop(learned);
-            self.due.send_modify(|count| *count += 1);
+        drop(learned);
+        if due {
+            self.want_target();
+        }
+    }
+
+    fn want_target(&self) {
+        self.due.send_modify(|count| *count += 1);
+    }
+
+    /// The cards of the cluster are others than before.
+    pub(super) fn on_other_cards(&self) {
+        if self.lock().begun {
+            self.want_target();
         }
     }
 
@@ -62,10 +77,17 @@ impl Learning {
         self.lock().workload.depart();
     }
 
-    /// A pod without GPUs came to a GPU node.
+    /// A pod without GPUs came to a GPU node. One that is there for the node's sake competes with nobody.
     pub(super) fn arrive_without(&self, host: HostRequest) {
-        if self.lock().begun {
+        if !host.of_node && self.lock().begun {
             self.arrive(&Kind::of(&PodRequest::default(), host.cpu), host.memory, true);
+        }
+    }
+
+    /// It left.
+    pub(super) fn depart_without(&self, host: HostRequest) {
+        if !host.of_node {
+            self.depart();
         }
     }
 
@@ -129,23 +151,28 @@ impl Ledger {
 
     /// Counts the pods without GPUs on GPU nodes, once both lists are complete.
     pub(super) fn begin_learning(&self) {
-        if !self.is_ready() || std::mem::replace(&mut self.learning.lock().begun, true) {
+        if !self.is_ready() || self.learning.lock().begun {
             return;
         }
+        let mut hosts: Vec<HostRequest> = Vec::new();
         for entry in self.nodes() {
-            let hosts: Vec<HostRequest> = {
-                let truth = entry.lock();
-                if truth.has_devices() { truth.host.values().copied().collect() } else { Vec::new() }
-            };
-            for host in hosts {
-                self.learning.arrive_without(host);
+            let truth = entry.lock();
+            if truth.has_devices() {
+                hosts.extend(truth.host.values().filter(|host| !host.of_node));
             }
         }
         let mut learned = self.learning.lock();
+        if std::mem::replace(&mut learned.begun, true) {
+            return;
+        }
+        for host in hosts {
+            learned.workload.find(&Kind::of(&PodRequest::default(), host.cpu), host.memory, true);
+        }
         learned.workload.settle();
-        if learned.workload.arrivals() > 0 {
-            drop(learned);
-            self.learning.due.send_modify(|count| *count += 1);
+        let any = learned.workload.arrivals() > 0;
+        drop(learned);
+        if any {
+            self.learning.want_target();
         }
     }
 
@@ -154,6 +181,9 @@ impl Ledger {
         if let Ok(parsed) = read_pod(&rules, pod) {
             let (cpu, memory) = host_requests(pod);
             self.learning.arrive(&Kind::of(&parsed.request, cpu), memory, accepted);
+        } else if accepted {
+            // It will be seen to leave.
+            self.learning.lock().workload.accept();
         }
     }
 }

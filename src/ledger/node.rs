@@ -117,6 +117,8 @@ pub(super) struct HostRequest {
     pub(super) cpu: i64,
     /// Bytes.
     pub(super) memory: i64,
+    /// Of a pod that is there for the node's sake (`DaemonSet`, static): nothing is learned from it.
+    pub(super) of_node: bool,
 }
 
 /// A pod's UID in 16 bytes.
@@ -218,13 +220,13 @@ impl Truth {
         true
     }
 
-    /// Forgets the host requests of pods that `keep` does not name; true where something changed.
-    pub(super) fn retain_host(&mut self, keep: impl Fn(&PodKey) -> bool) -> bool {
-        let gone: Vec<PodKey> = self.host.keys().filter(|key| !keep(key)).copied().collect();
-        for key in &gone {
+    /// Forgets the host requests of pods that `keep` does not name, and gives them.
+    pub(super) fn retain_host(&mut self, keep: impl Fn(&PodKey) -> bool) -> Vec<HostRequest> {
+        let gone: Vec<_> = self.host.iter().filter(|(key, _)| !keep(key)).map(|(key, host)| (*key, *host)).collect();
+        for (key, _) in &gone {
             self.set_host(*key, None);
         }
-        !gone.is_empty()
+        gone.into_iter().map(|(_, host)| host).collect()
     }
 
     /// Sets or removes one nomination; true where something changed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Ledger;
-use super::node::{Devices, HostRequest, NodeInfo, Truth, may_have_room};
+use super::node::{Devices, HostRequest, NodeInfo, NodeState, Truth, may_have_room};
 use super::report::Object;
 use crate::gpu::device::{Device, Refused};
 use crate::gpu::node::Node;
@@ -77,6 +77,7 @@ impl Ledger {
             truth.info = Some(info);
             entry.publish(truth, &self.versions);
             let after = entry.snapshot();
+            self.learn_cards(&before.state, &after.state, truth);
             if may_have_room(&before.state, &after.state)
                 || (after.schedulable && !before.schedulable)
                 || (before.prefer_no_schedule && !after.prefer_no_schedule)
@@ -92,9 +93,28 @@ impl Ledger {
             return;
         }
         self.on_node(name, |entry, truth| {
+            let before = entry.snapshot();
             truth.info = None;
             entry.publish(truth, &self.versions);
+            self.learn_cards(&before.state, &NodeState::NoInventory, truth);
         });
+    }
+
+    /// What a changed inventory means for rankings: other cards to be short of, and pods that were not on a GPU node before.
+    fn learn_cards(&self, before: &NodeState, after: &NodeState, truth: &Truth) {
+        let cards = |state: &NodeState| match state {
+            NodeState::Usable(node) => Some((node.devices.cards().class(), node.devices.len())),
+            NodeState::NoInventory | NodeState::Damaged => None,
+        };
+        let (before, after) = (cards(before), cards(after));
+        if before.is_none() && after.is_some() {
+            for host in truth.host.values() {
+                self.learning.arrive_without(*host);
+            }
+        }
+        if before != after {
+            self.learning.on_other_cards();
+        }
     }
 
     /// Begins a complete list of the nodes.
@@ -153,7 +173,7 @@ impl Ledger {
             let quantity = node.status.allocatable.get(name).and_then(|quantity| read(&quantity.0).ok());
             quantity.and_then(|quantity| i64::try_from(quantity).ok()).unwrap_or(0)
         };
-        HostRequest { cpu: read("cpu", millicores), memory: read("memory", bytes) }
+        HostRequest { cpu: read("cpu", millicores), memory: read("memory", bytes), of_node: false }
     }
 
     fn labels(&self, labels: &BTreeMap<Text<'_>, Text<'_>>) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {

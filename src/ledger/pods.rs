@@ -105,10 +105,14 @@ impl PodRelist<'_> {
         for entry in entries {
             let gone = ledger.on_node(&entry.name, |entry, truth| {
                 let gone = truth.retain_host(|key| self.seen.contains(key));
-                if gone && truth.has_devices() {
-                    entry.publish(truth, &ledger.versions);
+                if gone.is_empty() || !truth.has_devices() {
+                    return false;
                 }
-                gone && truth.has_devices()
+                entry.publish(truth, &ledger.versions);
+                for host in gone {
+                    ledger.learning.depart_without(host);
+                }
+                true
             });
             if gone {
                 ledger.room_may_be_free();
@@ -368,13 +372,13 @@ impl Ledger {
         }
         let freed = self.on_node(node, |shard, truth| {
             let key = PodKey::new(uid);
-            let known = truth.host.contains_key(&key);
+            let known = truth.host.get(&key).copied();
             let changed = truth.set_host(key, request) && truth.has_devices();
             if changed {
                 shard.publish(truth, &self.versions);
-                match request {
-                    Some(host) if !known => self.learning.arrive_without(host),
-                    None if known => self.learning.depart(),
+                match (known, request) {
+                    (None, Some(host)) => self.learning.arrive_without(host),
+                    (Some(host), None) => self.learning.depart_without(host),
                     _ => {}
                 }
             }
@@ -427,7 +431,10 @@ fn holds_the_same(before: &PodEntry, after: &PodEntry) -> bool {
 
 fn host_of(pod: &PodView<'_>) -> HostRequest {
     let (cpu, memory) = host_requests(pod);
-    HostRequest { cpu, memory }
+    let owner = pod.metadata.owner_references.iter().find(|owner| owner.controller == Some(true));
+    let of_node =
+        owner.and_then(|owner| owner.kind.as_deref()).is_some_and(|kind| matches!(kind, "DaemonSet" | "Node"));
+    HostRequest { cpu, memory, of_node }
 }
 
 /// The Binding itself sets the condition `PodScheduled`.

@@ -109,3 +109,33 @@ fn a_target_is_wanted_in_steps() {
     }
     assert_eq!(wanted, [1, 2, 4, 8, 16, 32]);
 }
+
+#[test]
+fn pods_that_are_there_for_the_nodes_sake_teach_nothing() {
+    let ledger = ready_ledger();
+    let mut daemon = ordinary("a", "gpus");
+    daemon["metadata"]["ownerReferences"] = json!([{"kind": "DaemonSet", "name": "d", "controller": true}]);
+    apply_pod(&ledger, &daemon);
+    remove_pod(&ledger, &daemon);
+    assert_eq!(ledger.workload().arrivals(), 0);
+    for at in 0..64 {
+        apply_pod(&ledger, &bound(&format!("stays-{at}"), "gpus", &share(1)));
+        remove_pod(&ledger, &daemon);
+    }
+    assert_eq!(ledger.workload().turnover(), 0.0);
+}
+
+#[test]
+fn a_node_that_gets_gpus_brings_its_pods_along_and_a_new_target() {
+    let ledger = ready_ledger();
+    let mut due = ledger.learned();
+    apply_pod(&ledger, &ordinary("a", "none"));
+    assert_eq!(ledger.workload().arrivals(), 0);
+    assert!(!due.has_changed().unwrap());
+    apply_node(&ledger, &node("none", &[7]));
+    assert_eq!(ledger.workload().arrivals(), 1);
+    assert!(due.has_changed().unwrap());
+    due.mark_unchanged();
+    apply_node(&ledger, &node("none", &[7, 8]));
+    assert!(due.has_changed().unwrap(), "more cards");
+}

@@ -10,7 +10,7 @@ use crate::gpu::node::Node;
 use crate::ledger::{Ledger, NodeEntry, NodeState, Snapshot};
 
 /// Nodes looked at before other tasks get their turn.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 16;
 /// Of the nodes with room, how many are looked at more closely.
 const MOST_CLOSELY: usize = 64;
 /// How long our own nominations count where the watch has not shown them. No longer than a watch lags: a pod that was bound and

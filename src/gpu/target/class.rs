@@ -1,5 +1,6 @@
-//! The workload as nodes with the same kinds of cards see it: amounts in thousandths of a card, kinds that no card there serves left
-//! out. Made once for each class of nodes and target; read by [`super::fill`] and [`super::stranded`].
+//! The workload as nodes with the same kinds of cards see it: amounts in thousandths of a card, kinds that no card
+//! there serves left out. Made once for each class of nodes and target; read by [`super::fill`] and
+//! [`super::stranded`].
 
 use super::super::card::{CardKind, WHOLE};
 use super::super::matching::matches_any;
@@ -67,7 +68,8 @@ pub(super) struct Group {
     weight: Vec<f64>,
 }
 
-/// A pod of one container at most, on nodes with one kind of cards. Small: all runs together should stay in a core's own cache.
+/// A pod of one container at most, on nodes with one kind of cards. Small: all runs together should stay in a core's
+/// own cache.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plain {
     /// Millicores.
@@ -330,21 +332,28 @@ fn need(kind: &Kind, part: &Part, card: &CardKind) -> Option<Need> {
 
 /// By kind of card: how much the pods that accept only some cards want of those, against what there is.
 fn scarcity(kinds: &[CardKind], learned: &[Learned], cluster: &[(CardKind, f64)]) -> Vec<f64> {
-    let takes = |kind: &Kind, card: &CardKind| kind.parts.iter().all(|part| need(kind, part, card).is_some());
-    // What a pod wants, in cards: of the first kind that it accepts.
-    let demand = |kind: &Kind, card: &CardKind| -> f64 {
-        let worth = |part: &Part| need(kind, part, card).map_or(0.0, |need| f64::from(need.worth));
-        kind.parts.iter().map(|part| f64::from(part.count) * worth(part)).sum()
+    // A count means instances only where nobody has whole cards.
+    let whole_cards = cluster.iter().any(|(card, _)| card.profile.is_none());
+    let takes =
+        |part: &Part, card: &CardKind| matches!(part.ask, Ask::Mig(_)) || card.profile.is_none() || !whole_cards;
+    // What a pod wants of a card of this kind, in thousandths of a whole one; `None` where it does not accept it.
+    let demand = |kind: &Kind, card: &CardKind| -> Option<f64> {
+        let one = |part: &Part| {
+            let need = need(kind, part, card).filter(|_| takes(part, card))?;
+            Some(f64::from(part.count) * f64::from(need.worth))
+        };
+        kind.parts.iter().map(one).sum()
     };
-    let all_cards: f64 = cluster.iter().map(|(_, count)| count).sum();
+    let worth = |(card, count): &(CardKind, f64)| f64::from(card.worth) * count;
+    let all_cards: f64 = cluster.iter().map(worth).sum();
     let wishes: Vec<_> = learned
         .iter()
         .filter(|learned| !learned.kind.parts.is_empty())
         .map(|learned| {
-            let accepted: Vec<bool> = cluster.iter().map(|(card, _)| takes(&learned.kind, card)).collect();
-            let first = accepted.iter().position(|accepted| *accepted);
-            let wanted = first.map_or(0.0, |first| demand(&learned.kind, &cluster[first].0));
-            (accepted, learned.share * wanted)
+            let demands: Vec<_> = cluster.iter().map(|(card, _)| demand(&learned.kind, card)).collect();
+            let accepted: Vec<bool> = demands.iter().map(Option::is_some).collect();
+            let most = demands.into_iter().flatten().fold(0.0, f64::max);
+            (accepted, learned.share * most)
         })
         .collect();
     let all_demand: f64 = wishes.iter().map(|(_, demand)| demand).sum();
@@ -353,7 +362,7 @@ fn scarcity(kinds: &[CardKind], learned: &[Learned], cluster: &[(CardKind, f64)]
         let choosy = || wishes.iter().filter(|(accepted, _)| accepted[at] && accepted.contains(&false));
         let demand: f64 = choosy().map(|(_, demand)| demand).sum();
         let served = |at: usize| choosy().any(|(accepted, _)| accepted[at]);
-        let cards: f64 = cluster.iter().enumerate().filter(|(at, _)| served(*at)).map(|(_, (_, count))| count).sum();
+        let cards: f64 = cluster.iter().enumerate().filter(|(at, _)| served(*at)).map(|(_, card)| worth(card)).sum();
         if all_demand > 0.0 && cards > 0.0 { (demand / all_demand / (cards / all_cards)).min(SCARCEST) } else { 0.0 }
     };
     kinds.iter().map(of_kind).collect()

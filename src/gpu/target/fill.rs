@@ -1,5 +1,5 @@
-//! Filling a node in thought, run by run. The dearest computation of a ranking (tens of microseconds), hence done once for each
-//! state of a node.
+//! Filling a node in thought, run by run. The dearest computation of a ranking (tens of microseconds), hence done
+//! once for each state of a node.
 
 use super::super::card::WHOLE;
 use super::class::{Class, List, Need, Plain, Token, Want};
@@ -43,7 +43,8 @@ impl Holes {
         holes
     }
 
-    /// Puts a share on the tightest hole: by how much the holes shrank, in thousandths of a device; `None` where there is no room.
+    /// Puts a share on the tightest hole: by how much the holes shrank, in thousandths of a device; `None` where
+    /// there is no room.
     #[inline]
     fn put(&mut self, need: &Need) -> Option<u16> {
         let (mut best, mut at) = ((u16::MAX, u16::MAX), usize::MAX);
@@ -144,7 +145,8 @@ fn run(class: &Class, list: &List, profile: &Profile) -> u32 {
     placed
 }
 
-/// Puts a pod on the tightest holes: what it got, and by how much the holes shrank; `None`, and nothing changed, where it does not fit.
+/// Puts a pod on the tightest holes: what it got, and by how much the holes shrank; `None`, and nothing changed,
+/// where it does not fit.
 fn put(class: &Class, token: &Token, holes: &mut [Hole]) -> Option<(u32, u32)> {
     let wants = class.wants(token);
     if let [want] = wants {

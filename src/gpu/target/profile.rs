@@ -1,5 +1,5 @@
-//! A node's state as packing sees it: what is left of CPU and memory, and the hole on each device. Made for one question and thrown
-//! away; what does not matter to packing (which device it is, who is on it) is gone.
+//! A node's state as packing sees it: what is left of CPU and memory, and the hole on each device. Made for one
+//! question and thrown away; what does not matter to packing (which device it is, who is on it) is gone.
 
 use super::super::card::WHOLE;
 use super::super::device::Facts;

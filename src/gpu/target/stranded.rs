@@ -3,9 +3,9 @@
 use super::class::{Class, Want};
 use super::profile::Profile;
 
-/// The free GPU of the node that a pod of the workload could not use, in thousandths of a card: the mean over the kinds (F of FGD,
-/// USENIX ATC'23, with pods without GPUs counting half). A pod that cannot run there at all, or that wants no GPU, can use none of
-/// it. Host memory is left out, as there.
+/// The free GPU of the node that a pod of the workload could not use, in thousandths of a card: the mean over the
+/// kinds (F of FGD, USENIX ATC'23, with pods without GPUs counting half). A pod that cannot run there at all, or that
+/// wants no GPU, can use none of it. Host memory is left out, as there.
 pub(super) fn stranded(class: &Class, profile: &Profile) -> f64 {
     if profile.free == 0 {
         return 0.0;

@@ -1,5 +1,5 @@
-//! The placement of the server, called as the extender calls it: [`rank`] for every node, [`place`] for the devices, and a target
-//! that is learned as the server learns it.
+//! The placement of the server, called as the extender calls it: [`rank`] for every node, [`place`] for the devices,
+//! and a target that is learned as the server learns it.
 
 use std::collections::HashMap;
 
