@@ -10,6 +10,7 @@
 //! | `world` | the nodes during a replay |
 //! | [`policy`], `scores`, [`choose`] | how good a node is, and which one is taken |
 //! | `decide` | what happens when a pod comes: the step that can be replaced |
+//! | [`mirror`] | that step as kube-scheduler and the extender take it |
 //! | `arrivals`, [`churn`] | which pods come when, and whether they go |
 //! | `curve`, [`mod@report`], [`picture`] | what is told about it |
 
@@ -19,6 +20,7 @@ pub mod churn;
 mod curve;
 mod decide;
 pub mod from_cluster;
+pub mod mirror;
 pub mod openb;
 pub mod picture;
 pub mod policy;
@@ -32,10 +34,11 @@ use std::time::Instant;
 use choose::{Chooser, Ties};
 use churn::{Churn, Lifetimes};
 use decide::{Decide, Direct};
+use mirror::Mirror;
 use policy::PolicyName;
 use report::{Departures, Mean, MeanWithoutNode, Report, Run, RunDepartures, Spread, WithoutNode};
-use trace::{Cluster, Trace};
-use world::World;
+use trace::{Cluster, Machine, Trace};
+use world::{World, shuffle};
 
 use crate::random::Random;
 
@@ -63,6 +66,8 @@ pub struct Options {
     pub seeds: Vec<u64>,
     /// Pods come and go, not only come.
     pub departures: Option<Churning>,
+    /// Decide as kube-scheduler and the extender do together; see [`mirror`]. Ties are then theirs too.
+    pub mirror_scheduler: bool,
 }
 
 /// How pods come and go.
@@ -159,6 +164,26 @@ pub fn run(
     Ok(options.policies.iter().map(each).collect())
 }
 
+/// What a run by this seed replays: the nodes in the order of their names, and the shapes of pods in the order in which they come.
+/// `cluster` has a GPU, and a pod of the trace asks for one.
+pub fn script(cluster: &Cluster, trace: &Trace, seed: u64) -> (Vec<Machine>, Vec<usize>) {
+    let mut machines = cluster.machines.clone();
+    shuffle(&mut machines, &mut Draw::Names.of(seed));
+    (machines, arrivals::stream(trace, cluster.capacity(), &mut Draw::Pods.of(seed)))
+}
+
+/// What a mirrored run of this seed leaves unallocated at the end, in percent, if `chance` draws what kube-scheduler draws: how much that
+/// moves the result. With the seed itself it is the run of that seed. `cluster` and `trace` as in [`script`].
+pub fn mirrored(cluster: &Cluster, trace: &Trace, seed: u64, chance: u64) -> f64 {
+    let mut world = World::new(cluster, trace).renamed(&mut Draw::Names.of(seed));
+    let stream = arrivals::stream(trace, world.capacity, &mut Draw::Pods.of(seed));
+    let policy = PolicyName::Packhorse.build(&world, trace, Workload::Learned);
+    let (ties, devices) = (Draw::Ties.of(chance), Draw::Devices.of(chance));
+    let sample = mirror::stock_sample(world.hosts.len());
+    let mut decide = Mirror::new(policy, &world, &trace.shapes, sample, ties, devices);
+    arrivals::replay(&mut world, trace, &stream, &mut decide, &mut |_| ()).last()
+}
+
 fn one(
     world: &World,
     trace: &Trace,
@@ -183,8 +208,13 @@ fn one(
     let mut progress = |done| progress(Progress { policy: name, seed, done, of });
     let start = Instant::now();
     let policy = name.build(&world, trace, name.workload(options.workload));
-    let chooser = Chooser::new(policy.ties(options.ties), options.sample, Draw::Ties.of(seed));
-    let mut decide: Box<dyn Decide> = Box::new(Direct::new(policy, chooser, Draw::Devices.of(seed)));
+    let (ties, devices) = (Draw::Ties.of(seed), Draw::Devices.of(seed));
+    let mut decide: Box<dyn Decide + '_> = if options.mirror_scheduler {
+        Box::new(Mirror::new(policy, &world, &trace.shapes, options.sample, ties, devices))
+    } else {
+        let chooser = Chooser::new(policy.ties(options.ties), options.sample, ties);
+        Box::new(Direct::new(policy, chooser, devices))
+    };
     let (curve, departures) = if let Some(churn) = churn {
         let churned = churn::replay(churn, &mut world, trace, &mut *decide, &mut pods, &mut progress);
         let departures = RunDepartures {

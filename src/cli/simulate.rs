@@ -13,6 +13,7 @@ use super::api_client;
 use crate::metrics::api_requests::ApiRequests;
 use crate::simulate::choose::Ties;
 use crate::simulate::churn::Lifetimes;
+use crate::simulate::mirror::stock_sample;
 use crate::simulate::policy::PolicyName;
 use crate::simulate::report::{Now, Report, Table};
 use crate::simulate::trace::{Cluster, Trace};
@@ -59,9 +60,16 @@ pub struct Args {
     #[arg(long, value_name = "FROM", default_value = "learned", value_enum)]
     workload: Workload,
     /// Decide among so many percent of the nodes, a window that moves on with each pod, as kube-scheduler samples nodes.
-    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
-    sample: u8,
-    /// Pods come and go: tells the share averaged over time, and how many pods got no node. Nobody waits or tries again.
+    /// Without it all nodes; with --mirror-scheduler as many percent as kube-scheduler takes by default.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    sample: Option<u8>,
+    /// Go the way of kube-scheduler and the extender together: nodes as kube-scheduler finds them by CPU, memory and the GPU totals, pods
+    /// without GPUs anywhere among them, GPU pods to the extender's best, or to the best of the cluster if none of these fits. Who
+    /// gets no node waits for others to leave. --ties changes nothing then: the extender has one best, the first by name.
+    #[arg(long)]
+    mirror_scheduler: bool,
+    /// Pods come and go: tells the share averaged over time, and how many pods got no node. Nobody waits or tries again, but with
+    /// --mirror-scheduler.
     #[arg(long)]
     departures: bool,
     /// With departures: GPU asked for on the mean over time, as a part of all GPUs.
@@ -142,7 +150,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let picture =
         args.svg.as_ref().map(|path| File::create(path).with_context(|| unwritable(path)).map(|file| (file, path)));
     let picture = picture.transpose()?;
-    let options = options(args);
+    let options = options(args, cluster.machines.len());
     let mut news = News { last: Instant::now(), runs: options.policies.len() * options.seeds.len(), run: 0 };
     let mut reports = simulate::run(&cluster, &trace, &options, &mut |progress| news.tell(progress))?;
     reports.iter_mut().for_each(|report| report.cluster = now);
@@ -170,7 +178,7 @@ fn input(args: &Args) -> anyhow::Result<(Cluster, Trace, Option<Now>)> {
     Ok((snapshot.cluster, snapshot.trace, Some(snapshot.now)))
 }
 
-fn options(args: &Args) -> Options {
+fn options(args: &Args, nodes: usize) -> Options {
     let mut policies: Vec<PolicyName> = Vec::new();
     for name in &args.policy {
         let named = PolicyName::ALL.iter().filter(|(_, known)| name == ALL || name == known).map(|(policy, _)| *policy);
@@ -179,14 +187,17 @@ fn options(args: &Args) -> Options {
     }
     let usual = if args.from_cluster { Seeds(42, 42) } else { Seeds(42, 51) };
     let seeds = args.seeds.unwrap_or(usual);
+    let stock = if args.mirror_scheduler { stock_sample(nodes) } else { 100 };
+    let sample = args.sample.unwrap_or(stock);
     let churning = Churning { load: args.load, arrivals: args.arrivals as usize, lifetimes: args.lifetimes };
     Options {
         policies,
         ties: args.ties,
         workload: args.workload,
-        sample: args.sample,
+        sample,
         seeds: (seeds.0..=seeds.1).collect(),
         departures: args.departures.then_some(churning),
+        mirror_scheduler: args.mirror_scheduler,
     }
 }
 

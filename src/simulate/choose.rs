@@ -65,7 +65,7 @@ impl Chooser {
     /// `findNodesThatPassFilters` on one thread: from where the last search ended until enough nodes fit.
     fn window<'a>(&mut self, scores: &'a [f64]) -> [Piece<'a>; 2] {
         let all = scores.len();
-        let enough = self.enough(all);
+        let enough = enough(all, self.sample);
         if enough >= all {
             return [(0, scores), (all, &[])];
         }
@@ -82,11 +82,11 @@ impl Chooser {
             [(0, &scores[..end - all]), (first, &scores[first..])]
         }
     }
+}
 
-    /// kube-scheduler's `numFeasibleNodesToFind` for a given percentage.
-    fn enough(&self, all: usize) -> usize {
-        if all < LEAST_FOUND { all } else { (all * usize::from(self.sample) / 100).max(LEAST_FOUND) }
-    }
+/// How many fitting nodes of `all` are enough: kube-scheduler's `numFeasibleNodesToFind` for a given percentage.
+pub(super) fn enough(all: usize, percent: u8) -> usize {
+    if all < LEAST_FOUND { all } else { (all * usize::from(percent) / 100).max(LEAST_FOUND) }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! Pods that come and go: Poisson arrivals of pods drawn from the trace, each decided on once when it comes; who gets no node is gone.
+//! Pods that come and go: Poisson arrivals of pods drawn from the trace. What becomes of who gets no node when it comes is the decider's
+//! to say: gone, or waiting until it gets one.
 //! Shares are averaged over time after a warm-up of the first half of the arrivals.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::arrivals::STEP;
 use super::curve::Curve;
-use super::decide::Decide;
+use super::decide::{Decide, Late};
 use super::trace::{Pod, Shape, Trace};
 use super::world::{Placed, World};
 use crate::random::Random;
@@ -49,7 +50,7 @@ pub(super) struct Churned {
     pub(super) curve: Curve,
     /// GPU that nobody had, in percent of all, averaged over time.
     pub(super) unallocated: f64,
-    /// Pods that got no node.
+    /// Pods that got no node, not even later.
     pub(super) rejected: u64,
     /// Of these, pods that asked for 8 GPUs or more.
     pub(super) rejected_large: u64,
@@ -62,12 +63,24 @@ struct Running {
     placed: Placed,
 }
 
+/// A pod that may still get a node.
+#[derive(Debug)]
+struct Hoping {
+    lifetime: f64,
+    large: bool,
+    /// It came after the warm-up.
+    warm: bool,
+}
+
 /// One run in progress. Times in seconds with lifetimes of the trace, else in mean lifetimes.
 struct Run<'a> {
     world: &'a mut World,
     trace: &'a Trace,
     decide: &'a mut dyn Decide,
     running: BinaryHeap<Running>,
+    /// By the order of arrival.
+    hoping: HashMap<usize, Hoping>,
+    came: usize,
     now: f64,
     /// Milli x time that was used, and time, since the warm-up.
     used: f64,
@@ -105,8 +118,18 @@ pub(super) fn replay(
     progress: &mut dyn FnMut(usize),
 ) -> Churned {
     let rate = churn.rate(trace, world.capacity).unwrap_or(1.0);
-    let running = BinaryHeap::new();
-    let mut run = Run { world, trace, decide, running, now: 0.0, used: 0.0, time: 0.0, warm: false };
+    let mut run = Run {
+        world,
+        trace,
+        decide,
+        running: BinaryHeap::new(),
+        hoping: HashMap::new(),
+        came: 0,
+        now: 0.0,
+        used: 0.0,
+        time: 0.0,
+        warm: false,
+    };
     if churn.lifetimes == Lifetimes::Trace {
         run.settle(rate, random);
     }
@@ -121,11 +144,12 @@ pub(super) fn replay(
         let pod = random.pick(&trace.pods);
         let shape = &trace.shapes[pod.shape];
         arrived += shape.demand();
-        if !run.arrive(shape, churn.lifetime(pod, random)) && run.warm {
-            churned.rejected += 1;
-            churned.rejected_large += u64::from(shape.gpus >= LARGE);
-        }
+        run.arrive(shape, churn.lifetime(pod, random));
         churned.curve.add(arrived, run.world);
+    }
+    for pod in run.hoping.values().filter(|pod| pod.warm) {
+        churned.rejected += 1;
+        churned.rejected_large += u64::from(pod.large);
     }
     churned.unallocated = 100.0 - 100.0 * run.used / (run.time * run.world.capacity as f64);
     churned
@@ -163,6 +187,7 @@ impl Run<'_> {
         {
             self.wait_until(ended.end);
             self.decide.depart(self.world, &self.trace.shapes[ended.placed.shape], &ended.placed);
+            self.admit_late();
         }
         self.wait_until(then);
     }
@@ -175,10 +200,25 @@ impl Run<'_> {
         self.now = then;
     }
 
-    /// Whether the pod got a node.
-    fn arrive(&mut self, shape: &Shape, lifetime: f64) -> bool {
-        let placed = self.decide.arrive(self.world, shape);
-        placed.map(|placed| self.running.push(Running { end: self.now + lifetime, placed })).is_some()
+    fn arrive(&mut self, shape: &Shape, lifetime: f64) {
+        match self.decide.arrive(self.world, shape) {
+            Some(placed) => self.running.push(Running { end: self.now + lifetime, placed }),
+            None => {
+                let hoping = Hoping { lifetime, large: shape.gpus >= LARGE, warm: self.warm };
+                self.hoping.insert(self.came, hoping);
+            }
+        }
+        self.came += 1;
+        self.admit_late();
+    }
+
+    /// Pods that waited stay as long as they would have.
+    fn admit_late(&mut self) {
+        for Late { arrival, placed } in self.decide.late() {
+            if let Some(pod) = self.hoping.remove(&arrival) {
+                self.running.push(Running { end: self.now + pod.lifetime, placed });
+            }
+        }
     }
 }
 

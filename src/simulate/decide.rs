@@ -1,5 +1,5 @@
 //! What happens when a pod arrives: the step of a replay that can be replaced. [`Direct`] is a policy that sees every pod at once and
-//! decides alone.
+//! decides alone; [`super::mirror`] goes the way of kube-scheduler.
 
 use super::choose::Chooser;
 use super::policy::{Event, Policy};
@@ -8,6 +8,14 @@ use super::trace::Shape;
 use super::world::{Placed, World};
 use crate::random::Random;
 
+/// A pod that waited and then got a node.
+#[derive(Debug)]
+pub(crate) struct Late {
+    /// Which one, by the order of arrival, from 0.
+    pub(crate) arrival: usize,
+    pub(crate) placed: Placed,
+}
+
 /// Decides on pods as they come and go.
 pub(crate) trait Decide {
     /// A pod arrives. Books it, and perhaps others that waited; `None` where this one got no node now.
@@ -15,6 +23,11 @@ pub(crate) trait Decide {
 
     /// A pod ends. Takes it out of the world.
     fn depart(&mut self, world: &mut World, shape: &Shape, placed: &Placed);
+
+    /// Who waited and was booked since the last call. None where nobody waits.
+    fn late(&mut self) -> Vec<Late> {
+        Vec::new()
+    }
 }
 
 /// A policy, its scores, and who breaks ties.
