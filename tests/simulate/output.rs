@@ -174,3 +174,13 @@ fn flags_that_mean_nothing_are_refused() {
         assert!(text(&output.stderr).contains(expected), "{flags:?}: {}", text(&output.stderr));
     }
 }
+
+#[test]
+fn a_mirrored_run_samples_nodes_as_kube_scheduler_does_unless_told_otherwise() {
+    let files = small();
+    for (more, sample) in
+        [(&["--mirror-scheduler"][..], 50), (&["--mirror-scheduler", "--sample", "30"], 30), (&[], 100)]
+    {
+        assert_eq!(json(&files, more)["sample"], sample, "{more:?}");
+    }
+}
