@@ -19,11 +19,12 @@ use super::lab::on_cluster;
 use super::objects::{self, GpuNode, node_of};
 use super::{kubelab, pods, wait};
 
-/// Every so-manieth node. All of them would take a quarter of an hour on two cores.
-const NODE_STEP: usize = 4;
+/// Every so-manieth node, still more than kube-scheduler's sample. All of them would take most of an hour on two cores: once the cluster
+/// is full, kube-scheduler tries everybody who waits again after each placement.
+const NODE_STEP: usize = 8;
 const SEED: u64 = 42;
 /// How many mirrored runs tell what kube-scheduler's chance is worth.
-const CHANCES: u64 = 6;
+const CHANCES: u64 = 8;
 /// So many pods may wait for kube-scheduler: it is told of pods about when they are decided on, as the simulator assumes.
 const AHEAD: usize = 24;
 const AT_ONCE: usize = 6;
@@ -65,12 +66,13 @@ fn the_trace_leaves_unallocated_what_the_mirrored_scheduler_says() {
         let objects: Vec<Pod> = shapes.iter().enumerate().map(pod).collect();
         for (at, some) in objects.chunks(AT_ONCE).enumerate() {
             let created = at * AT_ONCE;
-            wait::until("kube-scheduler to decide", 60, async || {
+            wait::until("kube-scheduler to decide", 120, async || {
                 (created - decisions.decided.load(Ordering::Relaxed) <= AHEAD).then_some(())
             })
             .await;
             pods::create_all(&lab.client, &namespace, some).await;
         }
+        let came = started.elapsed().as_secs_f64();
         decisions.settle().await;
         let seconds = started.elapsed().as_secs_f64();
         pods::checked(&lab.client).await;
@@ -86,14 +88,20 @@ fn the_trace_leaves_unallocated_what_the_mirrored_scheduler_says() {
             lab.bind_conflicts().await,
         ];
         kubelab::say(&format!(
-            "mirrored: {} nodes, {} pods in {seconds:.0} s; {} GPU pods and {} others refused, {nominated} nominations, \
+            "mirrored: {} nodes, {} pods in {came:.0} s, settled after {seconds:.0} s; {} GPU pods and {} others refused, {nominated} nominations, \
              {conflicts} conflicts; {real:.2} % unallocated, mirrored {mean:.2} % {expected:.2?}",
             nodes.len(),
             shapes.len(),
             refused(true),
             refused(false),
         ));
-        assert!((real - mean).abs() <= 0.3, "{real:.2} % unallocated, the simulator says {mean:.2} {expected:.2?}");
+        // So small a cluster moves by whole tenths from draw to draw.
+        let deviation = (expected.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / CHANCES as f64).sqrt();
+        let tolerance = (3.0 * deviation).max(0.3);
+        assert!(
+            (real - mean).abs() <= tolerance,
+            "{real:.2} % unallocated, {expected:.2?} expected, within {tolerance:.2}"
+        );
     });
 }
 
