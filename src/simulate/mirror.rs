@@ -5,7 +5,8 @@
 //!
 //! - It goes round the nodes from where the last search ended until enough were found that have CPU, memory and, for a GPU pod, the
 //!   totals `packhorse.dev/gpu-memory` and `packhorse.dev/gpu-cores`. Totals say nothing of single cards, hence many of them do not fit.
-//! - A pod without GPUs goes to any of these: the score plugins that would tell them apart are off.
+//! - A pod without GPUs goes to any of these: the score plugins that would tell them apart are off. (1.36 draws lots only among nodes that
+//!   an extender scored, and takes the first it came by; its threads race and the search starts anywhere, so that is any node too.)
 //! - For a GPU pod the extender returns the best of them and gives exactly one the highest priority, the first by name among equals.
 //! - Where none of them fits, the extender nominates the best node of the whole cluster, and kube-scheduler takes it.
 //! - Who gets no node waits and is tried again, the oldest first, when another leaves. kube-scheduler tries also when another is placed:

@@ -20,6 +20,7 @@ fn options(policies: &[PolicyName]) -> Options {
         sample: 100,
         seeds: vec![42],
         departures: None,
+        mirror_scheduler: false,
     }
 }
 

@@ -20,6 +20,7 @@ fn check(mix: &str, policy: PolicyName, mean: f64, sd: f64, at_end: f64) {
         sample: 100,
         seeds: vec![43],
         departures: None,
+        mirror_scheduler: false,
     };
     let reports = run(&cluster, &trace, &options, &mut |_| ()).unwrap();
     let (found, end) = (reports[0].unallocated_at_100.mean, reports[0].unallocated_at_end.mean);
