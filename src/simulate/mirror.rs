@@ -20,8 +20,11 @@ use super::choose::enough;
 use super::decide::{Decide, Late};
 use super::policy::{Event, Policy};
 use super::scores::{Scores, UNFIT};
-use super::trace::{Shape, WHOLE};
+use super::trace::Shape;
 use super::world::{Host, Placed, World};
+use crate::gpu::device::Device;
+use crate::gpu::request::{Ask, Memory};
+use crate::gpu::workload::Kind;
 use crate::random::Random;
 
 /// In percent of a card.
@@ -41,6 +44,8 @@ pub(crate) struct Mirror<'a> {
     sample: u8,
     /// Where the next search starts.
     start: usize,
+    /// Beside the shapes.
+    asked: Vec<Totals>,
     /// What kube-scheduler takes to be left, beside the hosts.
     totals: Vec<Totals>,
     waiting: Vec<Waiting>,
@@ -55,7 +60,7 @@ pub(crate) struct Mirror<'a> {
 /// Extended resources of a node as kube-scheduler counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Totals {
-    /// MiB, of which a card has 1000.
+    /// MiB.
     memory: u64,
     /// Percent of a card.
     cores: u64,
@@ -69,18 +74,30 @@ struct Waiting {
 }
 
 impl Totals {
+    /// What the agent publishes: MIG instances do not count.
     fn of(host: &Host) -> Self {
-        let cards = host.free.len() as u64;
-        Self { memory: cards * u64::from(WHOLE), cores: cards * CORES }
+        let cards = host.node.devices.iter().filter(|device| device.mig.is_none());
+        let sum = |all: Self, card: &Device| Self {
+            memory: all.memory + u64::from(card.memory),
+            cores: all.cores + u64::from(card.cores),
+        };
+        cards.fold(Self { memory: 0, cores: 0 }, sum)
     }
 
-    /// What the webhook writes for this shape: a whole card has no memory that could be told beforehand.
+    /// What the webhook writes: a whole card, or a percentage of one, has no memory that could be told beforehand.
     fn asked(shape: &Shape) -> Self {
-        if shape.is_whole() {
-            Self { memory: 0, cores: u64::from(shape.gpus) * CORES }
-        } else {
-            Self { memory: shape.demand(), cores: 0 }
+        let mut asked = Self { memory: 0, cores: 0 };
+        for part in Kind::of(&shape.request, shape.cpu).parts {
+            let (memory, cores) = match part.ask {
+                Ask::Exclusive => (0, CORES),
+                Ask::Share { memory: Memory::Mib(memory), cores } => (memory.into(), cores.into()),
+                Ask::Share { cores, .. } => (0, cores.into()),
+                Ask::Mig(_) => (0, 0),
+            };
+            asked.memory += u64::from(part.count) * memory;
+            asked.cores += u64::from(part.count) * cores;
         }
+        asked
     }
 
     fn covers(self, asked: Self) -> bool {
@@ -104,6 +121,7 @@ impl<'a> Mirror<'a> {
             shapes,
             sample,
             start: 0,
+            asked: shapes.iter().map(Totals::asked).collect(),
             totals: world.hosts.iter().map(Totals::of).collect(),
             waiting: Vec::new(),
             late: Vec::new(),
@@ -117,7 +135,7 @@ impl<'a> Mirror<'a> {
     fn sampled(&mut self, world: &World, shape: &Shape) -> Vec<usize> {
         let all = world.hosts.len();
         let enough = enough(all, self.sample);
-        let asked = Totals::asked(shape);
+        let asked = self.asked[shape.id];
         let (mut found, mut looked) = (Vec::with_capacity(enough), 0);
         while looked < all && found.len() < enough {
             let at = (self.start + looked) % all;
@@ -133,7 +151,7 @@ impl<'a> Mirror<'a> {
     /// Where kube-scheduler and the extender would send it.
     fn host(&mut self, world: &World, shape: &Shape) -> Option<usize> {
         let sampled = self.sampled(world, shape);
-        if shape.gpus == 0 {
+        if shape.request.is_empty() {
             return sampled.get(self.ties.below(sampled.len())).copied();
         }
         let scores = self.scores.of(world, &mut *self.policy, shape);
@@ -147,11 +165,11 @@ impl<'a> Mirror<'a> {
     fn attempt(&mut self, world: &mut World, shape: &Shape) -> Option<Placed> {
         let host = self.host(world, shape)?;
         let holdings = self.policy.devices(&world.hosts[host], shape, &mut self.devices)?;
-        let asked = Totals::asked(shape);
+        let asked = self.asked[shape.id];
         let totals = &mut self.totals[host];
-        totals.memory -= asked.memory;
-        totals.cores -= asked.cores;
-        if shape.gpus == 0 {
+        totals.memory = totals.memory.saturating_sub(asked.memory);
+        totals.cores = totals.cores.saturating_sub(asked.cores);
+        if shape.request.is_empty() {
             self.policy.observe(Event::Arrives(shape));
         }
         self.policy.observe(Event::Placed);
@@ -179,7 +197,7 @@ impl Decide for Mirror<'_> {
     fn arrive(&mut self, world: &mut World, shape: &Shape) -> Option<Placed> {
         let arrival = self.came;
         self.came += 1;
-        if shape.gpus > 0 {
+        if !shape.request.is_empty() {
             self.policy.observe(Event::Arrives(shape));
         }
         let placed = self.attempt(world, shape);
@@ -191,7 +209,7 @@ impl Decide for Mirror<'_> {
 
     fn depart(&mut self, world: &mut World, shape: &Shape, placed: &Placed) {
         world.release(shape, placed);
-        let asked = Totals::asked(shape);
+        let asked = self.asked[shape.id];
         let totals = &mut self.totals[placed.host];
         totals.memory += asked.memory;
         totals.cores += asked.cores;

@@ -25,6 +25,7 @@ fn world(nodes: &[(u32, &str)], trace: &Trace) -> World {
         memory: 0,
         gpus: *gpus,
         model: (*model).into(),
+        node: None,
     };
     World::new(&Cluster { machines: nodes.iter().enumerate().map(machine).collect() }, trace)
 }
