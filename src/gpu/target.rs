@@ -4,16 +4,13 @@
 //! before; a newer target replaces it whole. Read by [`super::score`] for each node that a ranking looks at. Nothing
 //! here fails, and nothing decides whether a pod fits: a bad target packs worse.
 //!
-//! A node's *potential* is how much GPU the expected pods could still use of it, in thousandths of a card. It is made
-//! of
+//! A node's *potential* is how much GPU the expected pods could still use of it, in thousandths of a card:
 //!
-//! - *fill*: the node is filled, in 24 simulated runs, with pods drawn from the workload, until nothing more fits;
-//!   the mean of what
-//!   they got. It sees what one pod at a time does not: that CPU runs out before GPUs do, that holes add up.
+//! - *fill*: the node is filled, in 24 simulated runs, with pods drawn from the workload, until nothing more fits; the
+//!   mean of what they got. It sees what one pod at a time does not: that CPU runs out before GPUs do, that holes add up.
 //! - *several*: of the kinds that want several cards, those that fit now, weighted by their share and size.
-//! - *stranded* (subtracted): the free GPU that a pod of the workload, drawn at random, could not use of the node (F
-//!   of FGD,
-//!   USENIX ATC'23).
+//! - *stranded* (subtracted): the free GPU that a pod of the workload, drawn at random, could not use of the node (F of
+//!   FGD, USENIX ATC'23).
 //!
 //! While a cluster fills up, the first two tell best what will go to waste at the end. Where as many pods leave as
 //! come, a node is never filled up from here on but changes piece by piece, and the third is the better guide. So the
