@@ -172,15 +172,15 @@ pub fn script(cluster: &Cluster, trace: &Trace, seed: u64) -> (Vec<Machine>, Vec
     (machines, arrivals::stream(trace, cluster.capacity(), &mut Draw::Pods.of(seed)))
 }
 
-/// What a mirrored run of this seed leaves unallocated at the end, in percent, if `chance` draws what kube-scheduler draws: how much that
-/// moves the result. With the seed itself it is the run of that seed. `cluster` and `trace` as in [`script`].
+/// What a mirrored run of this seed leaves unallocated at the end, in percent, if `chance` says where kube-scheduler's search begins:
+/// how much that moves the result. With the seed itself it is the run of that seed. `cluster` and `trace` as in [`script`].
 pub fn mirrored(cluster: &Cluster, trace: &Trace, seed: u64, chance: u64) -> f64 {
     let mut world = World::new(cluster, trace).renamed(&mut Draw::Names.of(seed));
     let stream = arrivals::stream(trace, world.capacity, &mut Draw::Pods.of(seed));
     let policy = PolicyName::Packhorse.build(&world, trace, Workload::Learned);
-    let (ties, devices) = (Draw::Ties.of(chance), Draw::Devices.of(chance));
+    let (start, devices) = (Draw::Ties.of(chance).below(world.hosts.len()), Draw::Devices.of(chance));
     let sample = mirror::stock_sample(world.hosts.len());
-    let mut decide = Mirror::new(policy, &world, &trace.shapes, sample, ties, devices);
+    let mut decide = Mirror::new(policy, &world, &trace.shapes, sample, start, devices);
     arrivals::replay(&mut world, trace, &stream, &mut decide, &mut |_| ()).last()
 }
 
@@ -208,9 +208,10 @@ fn one(
     let mut progress = |done| progress(Progress { policy: name, seed, done, of });
     let start = Instant::now();
     let policy = name.build(&world, trace, name.workload(options.workload));
-    let (ties, devices) = (Draw::Ties.of(seed), Draw::Devices.of(seed));
+    let (mut ties, devices) = (Draw::Ties.of(seed), Draw::Devices.of(seed));
     let mut decide: Box<dyn Decide + '_> = if options.mirror_scheduler {
-        Box::new(Mirror::new(policy, &world, &trace.shapes, options.sample, ties, devices))
+        let start = ties.below(world.hosts.len());
+        Box::new(Mirror::new(policy, &world, &trace.shapes, options.sample, start, devices))
     } else {
         let chooser = Chooser::new(policy.ties(options.ties), options.sample, ties);
         Box::new(Direct::new(policy, chooser, devices))

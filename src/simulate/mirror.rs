@@ -52,8 +52,6 @@ pub(crate) struct Mirror<'a> {
     late: Vec<Late>,
     /// Pods that came.
     came: usize,
-    /// Among nodes that kube-scheduler cannot tell apart.
-    ties: Random,
     devices: Random,
 }
 
@@ -106,13 +104,14 @@ impl Totals {
 }
 
 impl<'a> Mirror<'a> {
-    /// `shapes` are those of the trace; `sample` is kube-scheduler's `percentageOfNodesToScore`.
+    /// `shapes` are those of the trace; `sample` is kube-scheduler's `percentageOfNodesToScore`; `start` is where the search for a pod
+    /// before all of these ended.
     pub(crate) fn new(
         policy: Box<dyn Policy>,
         world: &World,
         shapes: &'a [Shape],
         sample: u8,
-        ties: Random,
+        start: usize,
         devices: Random,
     ) -> Self {
         Self {
@@ -120,13 +119,12 @@ impl<'a> Mirror<'a> {
             scores: Scores::default(),
             shapes,
             sample,
-            start: 0,
+            start,
             asked: shapes.iter().map(Totals::asked).collect(),
             totals: world.hosts.iter().map(Totals::of).collect(),
             waiting: Vec::new(),
             late: Vec::new(),
             came: 0,
-            ties,
             devices,
         }
     }
@@ -152,7 +150,7 @@ impl<'a> Mirror<'a> {
     fn host(&mut self, world: &World, shape: &Shape) -> Option<usize> {
         let sampled = self.sampled(world, shape);
         if shape.request.is_empty() {
-            return sampled.get(self.ties.below(sampled.len())).copied();
+            return sampled.first().copied();
         }
         let scores = self.scores.of(world, &mut *self.policy, shape);
         // Positions are in the order of names. With one best among the returned it matters not how many are returned beside it.
