@@ -26,10 +26,11 @@ impl Extender {
             if aims {
                 learned.mark_unchanged();
             }
-            if aims || version != self.ledger.version() {
-                version = self.ledger.version();
+            let now = self.ledger.version();
+            if aims || version != now {
+                let since = std::mem::replace(&mut version, now);
                 let extender = Arc::clone(&self);
-                if let Err(error) = tokio::task::spawn_blocking(move || extender.keep_up(aims)).await {
+                if let Err(error) = tokio::task::spawn_blocking(move || extender.keep_up(aims, since)).await {
                     tracing::error!(%error, "rankings could not be brought up to date; they go on as they are");
                     learned.mark_changed();
                     tokio::time::sleep(AFTER_FAILURE).await;
@@ -39,13 +40,14 @@ impl Extender {
         }
     }
 
-    /// Once; `aims` where the target is to be built anew.
-    fn keep_up(&self, aims: bool) {
-        let nodes = self.ledger.nodes();
+    /// Once; `aims` where the target is to be built anew, else what changed after version `since` is looked at.
+    fn keep_up(&self, aims: bool, since: u64) {
+        let mut nodes = self.ledger.nodes();
         if aims {
             let target = self.ledger.aim();
             self.shapes.aim(&target, &nodes);
         } else {
+            nodes.retain(|entry| entry.version() > since);
             self.shapes.refresh(&nodes);
         }
     }

@@ -194,10 +194,6 @@ impl Shapes {
     }
 }
 
-/// For how many of the shapes last used nodes that changed are looked at while nobody asks; for others when they are
-/// asked for.
-const WARM: usize = 64;
-
 impl Shapes {
     /// From now on everything is ranked for this target: new shapes at once, known ones once all their scores are
     /// there, the last used first, so that no call waits for them.
@@ -214,10 +210,10 @@ impl Shapes {
         }
     }
 
-    /// Looks at what changed since the last look, so that the next call need not.
-    pub(super) fn refresh(&self, nodes: &[Arc<NodeEntry>]) {
-        for shape in self.by_use().into_iter().take(WARM) {
-            shape.refresh(nodes);
+    /// Looks at nodes that changed, so that the next call need not.
+    pub(super) fn refresh(&self, changed: &[Arc<NodeEntry>]) {
+        for shape in self.by_use() {
+            shape.refresh(changed);
         }
     }
 
@@ -243,12 +239,12 @@ impl Shape {
         cells
     }
 
-    fn refresh(&self, nodes: &[Arc<NodeEntry>]) {
+    fn refresh(&self, changed: &[Arc<NodeEntry>]) {
         let (stale, target) = {
             let verdicts = lock(&self.verdicts);
             let is_stale =
                 |entry: &&Arc<NodeEntry>| verdicts.get(entry.slot).is_none_or(|cell| !cell.is_of(entry.version()));
-            (nodes.iter().filter(is_stale).collect::<Vec<_>>(), self.target.load_full())
+            (changed.iter().filter(is_stale).collect::<Vec<_>>(), self.target.load_full())
         };
         for some in stale.chunks(AT_ONCE) {
             let fresh: Vec<(usize, Cell)> = some
