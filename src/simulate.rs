@@ -38,7 +38,7 @@ use mirror::Mirror;
 use policy::PolicyName;
 use report::{Departures, Mean, MeanWithoutNode, Report, Run, RunDepartures, Spread, WithoutNode};
 use trace::{Cluster, Machine, Trace};
-use world::{World, shuffle};
+use world::World;
 
 use crate::random::Random;
 
@@ -168,7 +168,7 @@ pub fn run(
 /// `cluster` has a GPU, and a pod of the trace asks for one.
 pub fn script(cluster: &Cluster, trace: &Trace, seed: u64) -> (Vec<Machine>, Vec<usize>) {
     let mut machines = cluster.machines.clone();
-    shuffle(&mut machines, &mut Draw::Names.of(seed));
+    Draw::Names.of(seed).shuffle(&mut machines);
     (machines, arrivals::stream(trace, cluster.capacity(), &mut Draw::Pods.of(seed)))
 }
 

@@ -4,7 +4,7 @@
 use super::curve::Curve;
 use super::decide::Decide;
 use super::trace::Trace;
-use super::world::{World, shuffle};
+use super::world::World;
 use crate::random::Random;
 
 /// How much the pods ask for together, in percent of all GPUs.
@@ -17,7 +17,7 @@ pub(super) const STEP: usize = 500;
 /// for a GPU.
 pub(super) fn stream(trace: &Trace, capacity: u64, random: &mut Random) -> Vec<usize> {
     let mut stream: Vec<usize> = trace.pods.iter().map(|pod| pod.shape).collect();
-    shuffle(&mut stream, random);
+    random.shuffle(&mut stream);
     let demand = |shape: usize| trace.shapes[shape].demand();
     let limit = capacity * TUNED / 100;
     let mut total: u64 = stream.iter().map(|shape| demand(*shape)).sum();
@@ -42,7 +42,7 @@ pub(super) fn stream(trace: &Trace, capacity: u64, random: &mut Random) -> Vec<u
 pub(super) fn recorded(trace: &Trace, random: Option<&mut Random>) -> Vec<usize> {
     let mut stream: Vec<usize> = trace.pods.iter().map(|pod| pod.shape).collect();
     if let Some(random) = random {
-        shuffle(&mut stream, random);
+        random.shuffle(&mut stream);
     }
     stream
 }

@@ -109,7 +109,7 @@ impl World {
     /// The same with new names for the hosts.
     pub(crate) fn renamed(&self, random: &mut Random) -> Self {
         let mut world = self.clone();
-        shuffle(&mut world.hosts, random);
+        random.shuffle(&mut world.hosts);
         for (id, host) in world.hosts.iter_mut().enumerate() {
             host.id = id;
         }
@@ -360,13 +360,6 @@ fn part(device: &Device, usage: &Usage) -> u32 {
 /// Of what kind a pod is to those who keep kinds apart: 0 for a part of a card, else the number of cards.
 pub(crate) fn tag(shape: &Shape) -> u32 {
     if shape.is_whole() { shape.gpus } else { 0 }
-}
-
-/// Every order is equally likely.
-pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Random) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, random.below(last + 1));
-    }
 }
 
 #[cfg(test)]
