@@ -1,50 +1,166 @@
-//! The webhook's own part of one admission review, without HTTP: parse, decide, patch.
+//! The webhook as kube-apiserver calls it: reviews of new GPU pods (about 3.5 KB) over TLS, on kept connections, on a new one each
+//! time, and as a steady stream of 100 pods a second; beside a server that only receives and answers, which is the floor.
+//!
+//! The servers run in processes of their own, wired as `packhorse server` wires the webhook; processor time is theirs alone, the
+//! latency is the caller's. `--quick` measures a quarter.
 
-#![allow(missing_docs, clippy::expect_used, reason = "criterion's macros, and a benchmark ends where it fails")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a benchmark ends where it fails"
+)]
 
-mod cluster;
+#[path = "webhook/calls.rs"]
+mod calls;
+#[path = "webhook/client.rs"]
+mod client;
+mod figures;
+#[path = "webhook/review.rs"]
+mod review;
+#[path = "webhook/server.rs"]
+mod server;
 
-use std::hint::black_box;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use axum::body::Bytes;
+use client::{Dialer, Protocol};
 use packhorse::webhook::{Answer, Metrics, Webhook};
 use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
+use serde_json::json;
+use server::{Process, Role};
 
-fn review(pod: &Value) -> Vec<u8> {
-    json!({
-        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
-        "request": {
-            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002", "operation": "CREATE", "namespace": "team-a", "dryRun": false,
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller"},
-            "object": pod,
-        },
-    })
-    .to_string()
-    .into_bytes()
+/// How the reviews come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// One after the other on kept connections.
+    Kept,
+    /// One after the other, each on a new connection, the session negotiated anew as Go's clients do.
+    New,
+    /// The same with sessions resumed.
+    Resumed,
+    /// 100 a second on kept connections, whatever the answers do.
+    Stream,
 }
 
-fn webhook(criterion: &mut Criterion) {
-    let webhook = Webhook::new(Arc::default(), Box::new(|_| None), Metrics::new(&mut Registry::default()));
-    let mut pod = cluster::pending("p", 7);
-    pod["spec"]["schedulerName"] = json!("default-scheduler");
-    pod["metadata"]["annotations"] = json!({});
-    pod["spec"]["containers"][0]["env"] = json!([{"name": "MODE", "value": "production"}]);
-    let resources = json!({"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1", "nvidia.com/gpumem": "8192", "nvidia.com/gpucores": "30"});
-    pod["spec"]["containers"][0]["resources"] = json!({"limits": resources, "requests": resources});
-    let gpu = review(&pod);
-    let Answer::Review(answer) = webhook.answer(&gpu) else { panic!("no review") };
-    assert!(String::from_utf8_lossy(&answer).contains("\"patch\""));
-    let mut group = criterion.benchmark_group("webhook");
-    group.bench_function("GPU pod, parse and patch", |bencher| bencher.iter(|| black_box(webhook.answer(&gpu))));
-    pod["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "4"}});
-    let plain = review(&pod);
-    group.bench_function("other pod", |bencher| bencher.iter(|| black_box(webhook.answer(&plain))));
-    group.finish();
+impl Load {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::New => "new",
+            Self::Resumed => "resumed",
+            Self::Stream => "stream",
+        }
+    }
 }
 
-criterion_group!(benches, webhook);
-criterion_main!(benches);
+/// How much is measured.
+struct Amount {
+    calls: usize,
+    dials: usize,
+    stream: Duration,
+    floor_stream: Duration,
+}
+
+fn main() {
+    if !figures::is_bench() {
+        return;
+    }
+    if let Some(role) = Role::of_this_process() {
+        let folder = std::env::args().skip_while(|argument| argument != "--folder").nth(1).expect("--folder");
+        return server::serve(role, &PathBuf::from(folder));
+    }
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let second = Duration::from_secs(1);
+    let amount = if quick {
+        Amount { calls: 2_000, dials: 400, stream: 15 * second, floor_stream: 5 * second }
+    } else {
+        Amount { calls: 20_000, dials: 2_000, stream: 60 * second, floor_stream: 15 * second }
+    };
+    let bodies = review::bodies();
+    let bytes = bodies.iter().map(Bytes::len).sum::<usize>() / bodies.len();
+    println!("webhook over TLS, reviews of GPU pods, {bytes} bytes on average");
+    own_part(&bodies);
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = server::certificate(folder.path());
+    println!(
+        "{:<10} {:<6} {:<8} {:>5} {:>7} {:>7} {:>7} {:>8} {:>9} {:>8} {:>7}",
+        "server", "http", "load", "conns", "p50 us", "p90 us", "p99 us", "max us", "calls/s", "CPU us", "MiB"
+    );
+    for protocol in Protocol::ALL {
+        for load in [Load::Kept, Load::New, Load::Resumed, Load::Stream] {
+            for connections in [1, 8] {
+                for role in Role::ALL {
+                    let process = Process::start(role, folder.path());
+                    measure(&process, role, &ca, (protocol, load, connections), &amount, &bodies);
+                }
+            }
+        }
+    }
+}
+
+/// Parse, decide, patch: one call after the other, without HTTP.
+fn own_part(bodies: &[Bytes]) {
+    let webhook = Webhook::new(std::sync::Arc::default(), Box::new(|_| None), Metrics::new(&mut Registry::default()));
+    for body in bodies {
+        let Answer::Review(answer) = webhook.answer(body) else { panic!("no review") };
+        assert!(String::from_utf8_lossy(&answer).contains("\"patch\""));
+    }
+    let rounds = 20;
+    let start = Instant::now();
+    for body in bodies.iter().cycle().take(rounds * bodies.len()) {
+        std::hint::black_box(webhook.answer(body));
+    }
+    let mean = start.elapsed().as_secs_f64() * 1e6 / (rounds * bodies.len()) as f64;
+    println!("its own part without HTTP (parse, decide, patch): {mean:.1} us");
+    figures::record("webhook_own_us", mean, "us", &json!({}));
+}
+
+fn measure(
+    process: &Process,
+    role: Role,
+    ca: &str,
+    (protocol, load, connections): (Protocol, Load, usize),
+    amount: &Amount,
+    bodies: &[Bytes],
+) {
+    let dialer = Dialer::new(protocol, load == Load::Resumed, ca, process.address);
+    calls::in_turn(&dialer, false, connections, 300 * connections, bodies);
+    let (cpu, start) = (process.cpu(), Instant::now());
+    let mut times = match load {
+        Load::Kept => calls::in_turn(&dialer, false, connections, amount.calls, bodies),
+        Load::New | Load::Resumed => calls::in_turn(&dialer, true, connections, amount.dials, bodies),
+        Load::Stream => {
+            let length = if role == Role::Webhook { amount.stream } else { amount.floor_stream };
+            calls::at_rate(&dialer, connections, length, bodies)
+        }
+    };
+    let (elapsed, cpu) = (start.elapsed(), process.cpu() - cpu);
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    let count = times.len() as f64;
+    let results = [
+        ("webhook_p50_us", at(0.5), "us"),
+        ("webhook_p90_us", at(0.9), "us"),
+        ("webhook_p99_us", at(0.99), "us"),
+        ("webhook_max_us", at(1.0), "us"),
+        ("webhook_per_second", count / elapsed.as_secs_f64(), "1/s"),
+        ("webhook_cpu_us", cpu.as_secs_f64() * 1e6 / count, "us"),
+        ("webhook_memory_mib", process.memory(), "MiB"),
+    ];
+    let case = json!({
+        "server": role.name(), "protocol": protocol.name(), "load": load.name(), "connections": connections,
+    });
+    for (figure, value, unit) in results {
+        figures::record(figure, value, unit, &case);
+    }
+    let [p50, p90, p99, max, rate, cpu, memory] = results.map(|(_, value, _)| value);
+    println!(
+        "{:<10} {:<6} {:<8} {connections:>5} {p50:>7.0} {p90:>7.0} {p99:>7.0} {max:>8.0} {rate:>9.0} {cpu:>8.1} {memory:>7.1}",
+        role.name(),
+        protocol.name(),
+        load.name(),
+    );
+}
