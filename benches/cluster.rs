@@ -1,4 +1,5 @@
-//! A made-up cluster for the benchmarks: nodes of 8 GPUs with names of 40 characters, half full, and pods of many shapes.
+//! A made-up cluster for the benchmarks: nodes of 8 GPUs, filled at random (always the same way) with pods of many sizes, so that
+//! hardly two nodes are alike. Pods come and go by [`Cluster::arrive`] and [`Cluster::leave`], or because they were bound.
 
 #![allow(
     missing_docs,
@@ -8,21 +9,98 @@
     reason = "each benchmark uses some of it, and ends where it fails"
 )]
 
+pub mod object;
+pub mod shape;
+
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Bytes;
 use axum::http::{Request, Response};
 use http_body_util::Full;
 use packhorse::extender::{Extender, Metrics, Parts};
+use packhorse::gpu::fit::{Policies, place};
+use packhorse::gpu::parse::Rules;
+use packhorse::gpu::request::PodRequest;
+use packhorse::kube_api::allocation::annotations;
 use packhorse::kube_api::node::NodeView;
 use packhorse::kube_api::pod::PodView;
-use packhorse::ledger::Ledger;
+use packhorse::kube_api::request::read_pod;
+use packhorse::ledger::{Ledger, NodeState};
 use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use object::{Bound, CARDS};
+use shape::{Rng, shape};
 
 /// How many different pods there are.
 pub const SHAPES: usize = 150;
+
+/// How full the nodes are at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fill {
+    /// No pod.
+    Empty,
+    /// Each node between a fifth and four fifths of its GPUs; each tenth node empty.
+    Half,
+    /// Each node between 85 and 100 %.
+    NearlyFull,
+}
+
+/// What kind of cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    pub nodes: usize,
+    /// Names of 40 characters, not of 14.
+    pub long_names: bool,
+    pub fill: Fill,
+    /// How many different pods there are.
+    pub shapes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 5_000, long_names: true, fill: Fill::Half, shapes: SHAPES }
+    }
+}
+
+impl Options {
+    pub fn names(&self) -> Vec<String> {
+        let name = |i: usize| {
+            if self.long_names {
+                format!("gpu-worker-{i:05}.pool-a.cluster.internal")
+            } else {
+                format!("gpu-node-{i:05}")
+            }
+        };
+        let names: Vec<String> = (0..self.nodes).map(name).collect();
+        assert!(names.iter().all(|name| name.len() == if self.long_names { 40 } else { 14 }), "{:?}", names.first());
+        names
+    }
+}
+
+/// Told of each Binding, as it was sent to the API server.
+pub type OnBind = Arc<dyn Fn(Bytes) + Send + Sync>;
+
+/// A bound pod.
+#[derive(Debug)]
+struct Live {
+    uid: String,
+    shape: usize,
+    node: String,
+}
+
+/// Who is where.
+#[derive(Debug)]
+struct Pods {
+    rng: Rng,
+    live: Vec<Live>,
+    /// Cards' worth, of all pods.
+    gpus: f64,
+    next: usize,
+}
 
 /// A ledger with this many nodes, and the extender in front of it. The API server says yes to everything, at once.
 pub struct Cluster {
@@ -30,43 +108,159 @@ pub struct Cluster {
     pub ledger: Arc<Ledger>,
     /// To be measured.
     pub extender: Arc<Extender>,
+    /// What both count.
+    pub registry: Registry,
     /// All nodes.
     pub names: Vec<String>,
+    requests: Vec<PodRequest>,
+    /// Cards' worth, that pods keep to once it is reached.
+    usual: f64,
+    pods: Mutex<Pods>,
 }
 
 impl Cluster {
-    /// Every card of every second node, and every second card of the others, has a pod with half of its memory.
+    /// Half full.
     pub fn new(nodes: usize) -> Self {
-        let names: Vec<String> = (0..nodes).map(|i| format!("gpu-worker-{i:05}.pool-a.cluster.internal")).collect();
-        assert!(names.iter().all(|name| name.len() == 40), "{:?}", names.first().map(String::len));
+        Self::of(&Options { nodes, ..Options::default() }, None)
+    }
+
+    /// As a server finds it at its start: all nodes listed, and all pods.
+    pub fn of(options: &Options, on_bind: Option<OnBind>) -> Self {
+        let names = options.names();
         let ledger = Arc::new(Ledger::default());
-        ledger.replace_pods([]);
         let mut relist = ledger.relist_nodes();
-        for name in &names {
-            let text = node(name).to_string();
+        for (index, name) in names.iter().enumerate() {
+            let text = object::node(index, name);
             relist.apply(&serde_json::from_str::<NodeView<'_>>(&text).expect("a Node"));
         }
         relist.finish();
-        for (i, name) in names.iter().enumerate() {
-            for card in (0..8).step_by(1 + i % 2) {
-                let text = bound(name, card, 0).to_string();
-                ledger.apply_pod(&serde_json::from_str::<PodView<'_>>(&text).expect("a Pod"));
-            }
-        }
-        let yes = tower::service_fn(|_: Request<kube::client::Body>| {
-            std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("{}"))))
+        let mut registry = Registry::default();
+        let parts = Parts::new(Arc::clone(&ledger), client(on_bind), Metrics::new(&mut registry));
+        let requests = (0..options.shapes.max(SHAPES)).map(|index| {
+            let text = object::pod("", shape(index), None);
+            let pod = serde_json::from_str::<PodView<'_>>(&text).expect("a Pod");
+            read_pod(&Rules::default(), &pod).expect("a request").request
         });
-        let client = kube::Client::new(yes, "default");
-        let parts = Parts::new(Arc::clone(&ledger), client, Metrics::new(&mut Registry::default()));
-        Self { extender: Extender::new(parts), ledger, names }
+        let pods = Pods { rng: Rng::new(7), live: Vec::new(), gpus: 0.0, next: 0 };
+        let mut cluster = Self {
+            extender: Extender::new(parts),
+            registry,
+            names,
+            requests: requests.collect(),
+            usual: 0.0,
+            pods: Mutex::new(pods),
+            ledger: Arc::clone(&ledger),
+        };
+        let mut relist = ledger.relist_pods();
+        cluster.fill(options.fill, &mut |pod| relist.apply(pod));
+        relist.finish();
+        let usual = cluster.pods().gpus;
+        cluster.usual = usual;
+        cluster
     }
 
-    /// A pod comes to a card or leaves it, so that one node changes: the `n`th such event.
+    fn fill(&self, fill: Fill, apply: &mut dyn FnMut(&PodView<'_>)) {
+        let mut pods = self.pods();
+        for name in &self.names {
+            let part = match fill {
+                // One pod a node, who all leave at once: what kinds come is known all the same.
+                Fill::Empty => 0.001,
+                Fill::Half if pods.rng.below(10) == 0 => 0.0,
+                Fill::Half => 0.2 + 0.6 * pods.rng.unit(),
+                Fill::NearlyFull => 0.85 + 0.15 * pods.rng.unit(),
+            };
+            let (before, mut tries) = (pods.gpus, 0);
+            while pods.gpus < before + part * CARDS as f64 && tries < 12 {
+                tries += 1;
+                self.place(&mut pods, name, apply);
+            }
+        }
+        if fill == Fill::Empty {
+            while !pods.live.is_empty() {
+                let last = pods.live.len() - 1;
+                self.end(&mut pods, last);
+            }
+        }
+    }
+
+    /// Binds a pod of a random shape here, if it fits. Behind the extender's back.
+    fn place(&self, pods: &mut Pods, name: &str, apply: &mut dyn FnMut(&PodView<'_>)) -> bool {
+        let index = pods.rng.below(self.requests.len());
+        let entry = self.ledger.node(name).expect("a node");
+        let snapshot = entry.snapshot();
+        let NodeState::Usable(node) = &snapshot.state else { panic!("node {name} has no usable inventory") };
+        let wanted = shape(index);
+        if node.cpu_left.is_some_and(|left| left < 1000 * i64::from(wanted.cpu)) {
+            return false;
+        }
+        let Ok(placement) = place(node, &self.requests[index], Policies::default()) else { return false };
+        pods.next += 1;
+        let uid = uid(index, 0, pods.next);
+        let annotations = annotations(&placement.allocation);
+        bound(pods, uid, index, Bound { node: name, annotations: &annotations }, apply);
+        true
+    }
+
+    fn end(&self, pods: &mut Pods, at: usize) {
+        let pod = pods.live.swap_remove(at);
+        pods.gpus -= shape(pod.shape).gpus();
+        let text = object::pod(&pod.uid, shape(pod.shape), Some(Bound { node: &pod.node, annotations: &[] }));
+        self.ledger.remove_pod(&serde_json::from_str::<PodView<'_>>(&text).expect("a Pod"));
+    }
+
+    fn end_any(&self, pods: &mut Pods) {
+        if !pods.live.is_empty() {
+            let at = pods.rng.below(pods.live.len());
+            self.end(pods, at);
+        }
+    }
+
+    fn pods(&self) -> MutexGuard<'_, Pods> {
+        self.pods.lock().expect("no earlier panic")
+    }
+
+    /// A pod comes or goes, so that one node changes; the cluster stays as full as it is. `n` is not used twice.
     pub fn event(&self, n: usize) {
-        let name = &self.names[n * 7919 % self.names.len()];
-        let text = bound(name, n % 8, 1).to_string();
-        let pod = serde_json::from_str::<PodView<'_>>(&text).expect("a Pod");
-        if n.is_multiple_of(2) { self.ledger.apply_pod(&pod) } else { self.ledger.remove_pod(&pod) }
+        let mut pods = self.pods();
+        if n.is_multiple_of(2) || pods.gpus < self.usual {
+            for _ in 0..50 {
+                let at = pods.rng.below(self.names.len());
+                if self.place(&mut pods, &self.names[at], &mut |pod| self.ledger.apply_pod(pod)) {
+                    return;
+                }
+            }
+        }
+        self.end_any(&mut pods);
+    }
+
+    /// The watch shows a new pod, not bound yet.
+    pub fn announce(&self, uid: &str) {
+        let text = object::pod(uid, shape(shape_of(uid)), None);
+        self.ledger.apply_pod(&serde_json::from_str::<PodView<'_>>(&text).expect("a Pod"));
+    }
+
+    /// The watch shows a pod bound, by this Binding; older pods end where there are more than usual.
+    pub fn show_bound(&self, binding: &[u8]) {
+        let binding: Value = serde_json::from_slice(binding).expect("a Binding");
+        let text = |value: &Value| value.as_str().expect("a string").to_owned();
+        let uid = text(&binding["metadata"]["uid"]);
+        let written = binding["metadata"]["annotations"].as_object().expect("annotations");
+        let annotations: Vec<_> = written.iter().map(|(key, value)| (key.clone(), text(value))).collect();
+        let node = text(&binding["target"]["name"]);
+        let index = shape_of(&uid);
+        let mut pods = self.pods();
+        let bind = Bound { node: &node, annotations: &annotations };
+        bound(&mut pods, uid, index, bind, &mut |pod| self.ledger.apply_pod(pod));
+        // An empty cluster has a few pods once it is used.
+        while pods.gpus > self.usual && pods.live.len() > 64 {
+            self.end_any(&mut pods);
+        }
+    }
+
+    /// How many pods are bound, and how many cards' worth they have.
+    pub fn live(&self) -> (usize, f64) {
+        let pods = self.pods();
+        (pods.live.len(), pods.gpus)
     }
 
     /// What kube-scheduler sends to `/filter` about a pod of one shape.
@@ -75,114 +269,55 @@ impl Cluster {
     }
 }
 
+fn bound(pods: &mut Pods, uid: String, index: usize, bind: Bound<'_>, apply: &mut dyn FnMut(&PodView<'_>)) {
+    let text = object::pod(&uid, shape(index), Some(bind));
+    apply(&serde_json::from_str::<PodView<'_>>(&text).expect("a Pod"));
+    pods.gpus += shape(index).gpus();
+    pods.live.push(Live { uid, shape: index, node: bind.node.to_owned() });
+}
+
+/// 36 characters that tell the shape too. `part` keeps the numbers of several writers apart.
+pub fn uid(shape: usize, part: usize, n: usize) -> String {
+    format!("{shape:08x}-{part:04x}-4000-8000-{n:012x}")
+}
+
+fn shape_of(uid: &str) -> usize {
+    uid.get(..8).and_then(|digits| usize::from_str_radix(digits, 16).ok()).expect("a UID that tells the shape")
+}
+
+/// An API server that says yes to everything.
+fn client(on_bind: Option<OnBind>) -> kube::Client {
+    let yes = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let on_bind = on_bind.clone();
+        async move {
+            if let Some(on_bind) = on_bind
+                && request.uri().path().ends_with("/binding")
+            {
+                on_bind(request.into_body().collect_bytes().await.expect("a body"));
+            }
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("{}")))
+        }
+    });
+    kube::Client::new(yes, "default")
+}
+
 /// What kube-scheduler sends to `/filter` about some nodes.
-pub fn request(uid: &str, shape: usize, names: &[String]) -> Vec<u8> {
-    request_of(&pending(uid, shape), names)
+pub fn request(uid: &str, index: usize, names: &[String]) -> Vec<u8> {
+    request_of(&object::pod(uid, shape(index), None), names)
 }
 
 /// The same about any pod. The fields are in the order in which Go writes them.
-pub fn request_of(pod: &Value, names: &[String]) -> Vec<u8> {
+pub fn request_of(pod: &impl std::fmt::Display, names: &[String]) -> Vec<u8> {
     let names = serde_json::to_string(names).expect("JSON");
     format!(r#"{{"Pod":{pod},"Nodes":null,"NodeNames":{names}}}"#).into_bytes()
 }
 
-fn uuid(node: &str, card: usize) -> String {
-    format!("GPU-{node}-{card}")
+/// A pod as kube-scheduler sends it after admission.
+pub fn pending(uid: &str, index: usize) -> Value {
+    serde_json::from_str(&object::pod(uid, shape(index), None)).expect("a Pod")
 }
 
-fn node(name: &str) -> Value {
-    let devices: Vec<Value> = (0..8)
-        .map(|card| {
-            let links: serde_json::Map<String, Value> = (0..8)
-                .filter(|peer| *peer != card)
-                .map(|peer| (uuid(name, peer), json!({"nvlink": 12, "pcie": "same-cpu"})))
-                .collect();
-            json!({
-                "uuid": uuid(name, card), "index": card, "model": "NVIDIA A100-SXM4-80GB", "memory": 81920, "cores": 100,
-                "slots": 10, "numa": card / 4, "pci": format!("0000:{card:02x}:00.0"), "health": "healthy",
-                "enforcement": "advisory", "links": links,
-            })
-        })
-        .collect();
-    let inventory = json!({"v": 1, "ready": true, "driver": "580.95.05", "devices": devices});
-    json!({
-        "metadata": {"name": name, "annotations": {"packhorse.dev/inventory": inventory.to_string()}},
-        "status": {"allocatable": {"cpu": "128", "memory": "1024Gi"}, "conditions": [{"type": "Ready", "status": "True"}]},
-    })
-}
-
-fn bound(node: &str, card: usize, round: usize) -> Value {
-    let memory = if round == 0 { 40960 } else { 4096 };
-    let allocation = json!({"v": 1, "containers": {"main": [
-        {"device": uuid(node, card), "memory": memory, "cores": 0, "enforcement": "advisory"},
-    ]}});
-    let uid = format!("{node}-{card}-{round}");
-    let mut pod = pod(&uid, &json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": memory.to_string(), "cpu": "4"}));
-    pod["spec"]["nodeName"] = json!(node);
-    pod["status"]["phase"] = json!("Running");
-    pod["metadata"]["annotations"]["packhorse.dev/allocation"] = json!(allocation.to_string());
-    pod
-}
-
-/// A pod as kube-scheduler sends it after admission: about 2 KB.
-pub fn pending(uid: &str, shape: usize) -> Value {
-    let memory = 1024 * (1 + shape % 30);
-    let cores = 10 * (shape / 30);
-    let mut pod = pod(
-        uid,
-        &json!({
-            "cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1", "packhorse.dev/gpu-memory": memory.to_string(),
-            "packhorse.dev/gpu-cores": cores.to_string(),
-        }),
-    );
-    let mut request = json!({"count": 1, "memory": memory});
-    if cores > 0 {
-        request["cores"] = json!(cores);
-    }
-    let request = json!({"v": 1, "containers": {"main": request}});
-    pod["metadata"]["annotations"]["packhorse.dev/request"] = json!(request.to_string());
-    pod
-}
-
-fn pod(uid: &str, limits: &Value) -> Value {
-    json!({
-        "metadata": {
-            "name": uid, "generateName": "worker-", "namespace": "team-a", "uid": uid, "resourceVersion": "123456",
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {"app": "worker", "pod-template-hash": "5d9f7b8c4", "team": "a"},
-            "annotations": {"kubernetes.io/config.seen": "2026-01-01T00:00:00Z"},
-            "ownerReferences": [{
-                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "worker-5d9f7b8c4",
-                "uid": "6c7b4a1e-0d3c-4a57-9f3d-0a52b3c1d2e4", "controller": true, "blockOwnerDeletion": true,
-            }],
-        },
-        "spec": {
-            "schedulerName": "packhorse", "priority": 0, "restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
-            "serviceAccountName": "default", "terminationGracePeriodSeconds": 30, "enableServiceLinks": true,
-            "containers": [{
-                "name": "main", "image": "registry.example.com/team-a/worker:1.2.3",
-                "command": ["python", "-m", "worker"], "args": ["--batch", "32"],
-                "resources": {"limits": limits, "requests": limits},
-                "env": [
-                    {"name": "NVIDIA_VISIBLE_DEVICES", "valueFrom": {"fieldRef": {
-                        "apiVersion": "v1", "fieldPath": "metadata.annotations['devices.packhorse.dev/main']",
-                    }}},
-                    {"name": "MODE", "value": "production"},
-                ],
-                "volumeMounts": [{
-                    "name": "kube-api-access", "readOnly": true,
-                    "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-                }],
-                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
-                "imagePullPolicy": "IfNotPresent",
-            }],
-            "tolerations": [
-                {"key": "nvidia.com/gpu", "operator": "Exists"},
-                {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
-                {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
-            ],
-            "volumes": [{"name": "kube-api-access", "projected": {"defaultMode": 420, "sources": []}}],
-        },
-        "status": {"phase": "Pending", "qosClass": "Guaranteed"},
-    })
+/// What kube-scheduler sends to `/bind`.
+pub fn binding(uid: &str, node: &str) -> Vec<u8> {
+    json!({"PodName": uid, "PodNamespace": "team-a", "PodUID": uid, "Node": node}).to_string().into_bytes()
 }

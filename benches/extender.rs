@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use cluster::{Cluster, SHAPES};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SIZES: [usize; 3] = [100, 1_000, 5_000];
 
@@ -63,21 +63,26 @@ fn extender(criterion: &mut Criterion) {
         group.finish();
 
         let mut group = criterion.benchmark_group("bind");
-        let mut uid = 0_usize;
+        let mut uid = String::new();
+        let mut number = 0_usize;
         group.bench_with_input(BenchmarkId::new("without the network", size), &size, |bencher, _| {
             bencher.iter_batched(
                 || {
                     // The last one makes room for the next.
-                    cluster.ledger.unbook(&format!("b{uid}"));
-                    uid += 1;
-                    let name = &cluster.names[uid * 7919 % size];
-                    let pod = format!("b{uid}");
-                    let request = cluster::request(&pod, uid % SHAPES, std::slice::from_ref(name));
-                    cluster.extender.filter(&request).expect("an answer");
-                    json!({"PodName": pod, "PodNamespace": "team-a", "PodUID": pod, "Node": name}).to_string()
+                    cluster.ledger.unbook(&uid);
+                    loop {
+                        number += 1;
+                        uid = format!("b{number}");
+                        let answer =
+                            cluster.extender.filter(&cluster.request(&uid, number % SHAPES)).expect("an answer");
+                        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+                        if let Some(best) = answer["NodeNames"][0].as_str() {
+                            return cluster::binding(&uid, best);
+                        }
+                    }
                 },
                 |body| {
-                    let answer = runtime.block_on(cluster.extender.bind(body.as_bytes())).expect("an answer");
+                    let answer = runtime.block_on(cluster.extender.bind(&body)).expect("an answer");
                     assert_eq!(answer, br#"{"Error":""}"#);
                 },
                 BatchSize::PerIteration,
