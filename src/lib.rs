@@ -23,6 +23,7 @@ pub mod kube_api;
 pub mod kubelet_api;
 pub mod ledger;
 pub mod metrics;
+pub mod plot;
 mod random;
 pub mod serve;
 pub mod simulate;

@@ -13,6 +13,7 @@ mod hami;
 mod ledger;
 mod nvml;
 mod protos;
+mod report;
 mod requests;
 mod server;
 mod simulate;
