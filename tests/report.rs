@@ -47,7 +47,7 @@ fn file() -> String {
         line(
             "machine",
             2.0,
-            &json!({"model": "a CPU", "kernel": "6.1", "load": "0.10", "date": "today", "commit": "abc", "build": "full"}),
+            &json!({"model": "a CPU", "kernel": "6.1", "load": "0.10", "date": "today", "program": "load", "commit": "abc", "build": "full"}),
         ),
         webhook("reference", "http1", 30.0),
         webhook("webhook", "http1", 50.0),
@@ -154,7 +154,7 @@ fn only_what_stands_between_the_markers_is_replaced() {
     let page = "before\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nafter\n";
     let figures = readme::figures(&measured::read(&file()).unwrap(), &["latency.svg"]);
     let page = readme::put(page, &figures).unwrap();
-    assert!(page.starts_with("before\n<!-- figures:begin -->\n\nMeasured today at abc on 2 cores of a CPU"), "{page}");
+    assert!(page.starts_with("before\n<!-- figures:begin -->\n\n- `load`: today at abc, 2 cores of a CPU"), "{page}");
     assert!(page.ends_with("\n<!-- figures:end -->\nafter\n") && !page.contains("old"), "{page}");
     assert!(page.contains("(plots/latency.svg)"), "{page}");
     assert_eq!(readme::put(&page, &figures).unwrap(), page);

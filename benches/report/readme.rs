@@ -75,17 +75,18 @@ pub(crate) fn figures(all: &[Measured], pictures: &[&str]) -> String {
     for machine in all.iter().filter(|it| it.figure == "machine") {
         let says = |key| machine.says(key);
         text += &format!(
-            "Measured {} at {} on {} cores of {}, Linux {}, load average {} at the start, build: {}.\n\n",
+            "- `{}`: {} at {}, {:.0} cores of {}, Linux {}, load average {} at the start, {}\n",
+            says("program"),
             says("date"),
             says("commit"),
-            number(machine),
+            machine.median(),
             says("model"),
             says("kernel"),
             says("load"),
             says("build"),
         );
     }
-    text += "### Goals\n\nMedians of the runs, in brackets their spread; where several cases count, the worst.\n\n";
+    text += "\n### Goals\n\nMedians of the runs, in brackets their spread; where several cases count, the worst.\n\n";
     text += &goals::table(all);
     for name in pictures {
         text += &format!("\n![{}](plots/{name})\n", picture(name));
@@ -96,10 +97,6 @@ pub(crate) fn figures(all: &[Measured], pictures: &[&str]) -> String {
         }
     }
     text
-}
-
-fn number(machine: &Measured) -> String {
-    tables::number(machine.median()).trim_end_matches(".00").to_owned()
 }
 
 /// `page` with `figures` between its markers.
