@@ -6,8 +6,8 @@
 //!
 //! A run is made like this. The extender is started anew and waited for; then all pods are created; only then kube-scheduler
 //! starts, finds all of them in its queue, and works them off as fast as it can. The rate is that of the binds between the first tenth
-//! and the last tenth of them, at the moments at which a watch of the API server tells of them. Pods are deleted between
-//! runs. All variants take turns in one round, beginning with another one each time, and there are several rounds.
+//! and the last tenth of them, at the moments at which a watch of the API server tells of them. A run that has not ended after a
+//! limit of time is cut off there, and its rate is that of the pods which were bound. Pods are deleted between runs. All variants take turns in one round, beginning with another one each time, and there are several rounds.
 //!
 //! kube-scheduler has the shipped profile (`deployments/scheduler`), with three changes: no leader election, because the lease of
 //! the run before would have to end first; a client without a limit of requests, because without an extender it would bind 50 pods
@@ -19,7 +19,7 @@
 //!
 //! Environment, each with `PACKHORSE_THROUGHPUT_` before it: `NODES`, `PODS` (5000 each), `ROUNDS` (3), `MIXES`
 //! (`default,gpushare40,multigpu30`), `SAMPLINGS` (`stock,100`), `EXTENDERS`
-//! (`none,one_name,all_names,packhorse_16,packhorse_1`), `LIMIT` (240, seconds of a run), `ADMISSIONS` (2000 pods; 0 leaves that part
+//! (`none,one_name,all_names,packhorse_16,packhorse_1`), `LIMIT` (90, seconds of a run), `ADMISSIONS` (2000 pods; 0 leaves that part
 //! out), `NAMES` (prefix of files for the names of three filter requests), `PROFILES` (folder for kube-scheduler's CPU profiles).
 //! `PACKHORSE_KUBELAB` names a lab built elsewhere, `PACKHORSE_BINARY` another `packhorse`.
 

@@ -139,7 +139,7 @@ impl Settings {
                 })
                 .collect(),
             asked: ASKED.into_iter().filter(|asked| chosen(&asked.title().replace(' ', "_"))).collect(),
-            limit: Duration::from_secs(number("LIMIT", 240) as u64),
+            limit: Duration::from_secs(number("LIMIT", 90) as u64),
             names: text("NAMES").map(PathBuf::from),
             profiles: text("PROFILES").map(PathBuf::from),
             admissions: number("ADMISSIONS", 2000),
