@@ -69,7 +69,7 @@ fn main() {
         assert!(!cases.is_empty(), "no case {only:?}; there are {known:?}");
     }
     println!(
-        "Calls as kube-scheduler makes them: filter, prioritize, bind; us, a call a second each, CPU s per 1,000, resident MB"
+        "Calls as kube-scheduler makes them: filter, prioritize, bind; us; filter calls a second; CPU s per 1,000 of them; resident MB"
     );
     println!(
         "{:22} {:>10} {:>6}  {:>6} {:>6} {:>6} {:>7}  {:>6} {:>6}  {:>6} {:>6}  {:>7} {:>6} {:>6}",

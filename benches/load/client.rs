@@ -22,6 +22,11 @@ use crate::request;
 /// Longer than any body's beginning and head.
 const ROOM: usize = 64 << 10;
 
+/// Go sends a request's head and the body's beginning at once when its buffer is full,
+const FIRST: usize = 4 << 10;
+/// then the rest in such parts (`io.Copy`), over TLS each as two records.
+const PART: usize = 32 << 10;
+
 /// One connection to a server.
 pub enum Client {
     Http1(Box<Http1>),
@@ -107,9 +112,13 @@ impl Http1 {
         let from = body - self.head.len();
         self.request[from..body].copy_from_slice(self.head.as_bytes());
         self.request[body..ROOM].copy_from_slice(begin.as_bytes());
+        let request = &self.request[from..];
+        let (first, rest) = request.split_at(request.len().min(FIRST));
         let start = Instant::now();
-        self.stream.write_all(&self.request[from..]).expect("sent");
-        self.stream.flush().expect("sent");
+        for part in std::iter::once(first).chain(rest.chunks(PART)) {
+            self.stream.write_all(part).expect("sent");
+            self.stream.flush().expect("sent");
+        }
         let body = receive(&mut self.stream, &mut self.answer);
         (start.elapsed(), &self.answer[body..])
     }
