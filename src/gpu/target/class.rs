@@ -8,6 +8,7 @@ use super::super::node::Node;
 use super::super::request::Ask;
 use super::super::workload::{Kind, Part};
 use super::profile::{Change, Hole};
+use super::stranded::Columns;
 use super::{Learned, Mixed};
 use std::hash::Hasher;
 
@@ -63,7 +64,7 @@ pub(super) struct Group {
     /// Of a pod of several containers the largest.
     pub(super) want: Want,
     /// Millicores, sorted.
-    cpu: Vec<i64>,
+    pub(super) cpu: Vec<i64>,
     /// Beside it: the weight of the kinds up to there.
     weight: Vec<f64>,
 }
@@ -99,6 +100,8 @@ pub(super) struct Class {
     pub(super) plain: Option<Vec<Vec<Plain>>>,
     /// Kinds that these cards serve.
     pub(super) groups: Vec<Group>,
+    /// The groups once more, to look at many at a time.
+    pub(super) columns: Option<Columns>,
     /// Kinds that want several cards for a container, with what they weigh.
     pub(super) several: Vec<(f64, Token)>,
     /// By kind of card.
@@ -122,6 +125,7 @@ impl Class {
             lists: Vec::new(),
             plain: None,
             groups: Vec::new(),
+            columns: None,
             several: Vec::new(),
             worth: kinds.iter().map(|kind| kind.worth).collect(),
             scarcity: scarcity(kinds, learned, cluster),
@@ -130,6 +134,7 @@ impl Class {
         class.lists = lists.iter().map(|list| class.list(list, &tokens)).collect();
         class.plain = class.lists.iter().map(|list| class.shorten(list)).collect();
         class.weigh(learned, &tokens);
+        class.columns = Columns::new(&class, kinds.len());
         class
     }
 
@@ -272,7 +277,8 @@ impl Class {
         (a.count, a.whole) == (b.count, b.whole) && self.needs(a) == self.needs(b)
     }
 
-    fn needs(&self, want: &Want) -> &[Option<Need>] {
+    /// By kind of card.
+    pub(super) fn needs(&self, want: &Want) -> &[Option<Need>] {
         &self.needs[want.needs..][..self.kinds]
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::class::Class;
 use super::profile::Profile;
-use super::{Target, Weights, fill};
+use super::{Target, Weights, fill, stranded};
 use crate::gpu::allocation::Holding;
 use crate::gpu::device::{Device, Enforcement, Health, Inventory};
 use crate::gpu::node::Node;
@@ -33,10 +33,21 @@ fn card(index: u32) -> Device {
 }
 
 fn node(cards: u32, cpu: i64, used: &[(u32, u16)]) -> Node {
-    let devices = (0..cards).map(card).collect();
+    node_of((0..cards).map(card).collect(), cpu, used)
+}
+
+/// Every second card is a smaller one.
+fn node_of_two_kinds(cards: u32, cpu: i64, used: &[(u32, u16)]) -> Node {
+    let smaller = |index| Device { model: "NVIDIA L4".into(), memory: 300, ..card(index) };
+    let devices = (0..cards).map(|index| if index % 2 == 0 { card(index) } else { smaller(index) });
+    node_of(devices.collect(), cpu, used)
+}
+
+fn node_of(devices: Vec<Device>, cpu: i64, used: &[(u32, u16)]) -> Node {
+    let cards = devices.len();
     let mut node = Node::new(&Inventory { ready: true, devices, ..Inventory::default() }, |_| false, false);
     (node.cpu, node.cpu_left) = (cpu, Some(cpu));
-    for (index, (memory, cores)) in used.iter().take(cards as usize).enumerate() {
+    for (index, (memory, cores)) in used.iter().take(cards).enumerate() {
         if *memory > 0 {
             let device = format!("GPU-{index}").into();
             node.book(&[Holding { device, memory: *memory, cores: *cores, slots: 1, exclusive: false }]);
@@ -78,6 +89,11 @@ fn nodes() -> impl Strategy<Value = Node> {
     (1..=8_u32, 0..128_000_i64, used).prop_map(|(cards, cpu, used)| node(cards, cpu, &used))
 }
 
+fn nodes_of_two_kinds() -> impl Strategy<Value = Node> {
+    let used = proptest::collection::vec((0..=1000_u32, 0..=100_u16), 8);
+    (1..=8_u32, 0..128_000_i64, used).prop_map(|(cards, cpu, used)| node_of_two_kinds(cards, cpu, &used))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -93,6 +109,23 @@ proptest! {
         prop_assert_eq!(short, fill::fill(&class, &profile));
         // A share counts as the larger of its memory and its cores, and may leave the other to somebody else.
         prop_assert!(short <= 2000.0 * node.devices.len() as f64);
+    }
+
+    /// The groups looked at together are the groups looked at one by one, to the last bit.
+    #[test]
+    fn both_ways_to_see_what_is_stranded_are_one(
+        pods in proptest::collection::vec((0..32_000_i64, 0..5_u32, prop_oneof![1..1000_u32, Just(1000)], 0..99_u8), 1..80),
+        nodes in (nodes(), nodes_of_two_kinds()),
+    ) {
+        let target = Target::new(&workload(&pods), &HashMap::new());
+        for node in [nodes.0, nodes.1] {
+            let mut class = Class::new(&node, &target.learned, &target.lists, &target.cards);
+            let profile = Profile::of(&node, &class, &[], 0, 0);
+            prop_assert!(class.columns.is_some());
+            let together = stranded::stranded(&class, &profile);
+            class.columns = None;
+            prop_assert_eq!(together.to_bits(), stranded::stranded(&class, &profile).to_bits());
+        }
     }
 
     /// Pods never get more than there is, nor waste more than there is.
