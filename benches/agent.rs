@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark ends where it fails")]
 
+mod figures;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use packhorse::agent::view::NodeView;
 use packhorse::gpu::device::{Device, Enforcement, Health};
 use packhorse::kubelet_api::device_plugin::device_plugin_client::DevicePluginClient;
 use packhorse::kubelet_api::device_plugin::{AllocateRequest, ContainerAllocateRequest};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 const CALLS: usize = 10_000;
@@ -109,7 +112,11 @@ async fn measure(form: Form) {
     }
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_micros();
-    println!("{:>6}  {:>6}  {:>6}  {:>6}", format!("{form:?}").to_lowercase(), at(50), at(99), at(100));
+    let form = format!("{form:?}").to_lowercase();
+    println!("{form:>6}  {:>6}  {:>6}  {:>6}", at(50), at(99), at(100));
+    for (figure, percent) in [("allocate_p50_us", 50), ("allocate_p99_us", 99), ("allocate_max_us", 100)] {
+        figures::record(figure, at(percent) as f64, "us", &json!({"form": form}));
+    }
     stop.cancel();
     serving.await.expect("the plugins end");
 }
@@ -143,8 +150,7 @@ fn write(specifications: &Specifications, slot: &str) {
 }
 
 fn main() {
-    // Cargo passes `--bench`; run as a test it has nothing to prove.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !figures::is_bench() {
         return;
     }
     // As many threads as the agent has.

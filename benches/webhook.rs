@@ -2,7 +2,8 @@
 //! time, and as a steady stream of 100 pods a second; beside a server that only receives and answers, which is the floor.
 //!
 //! The servers run in processes of their own, wired as `packhorse server` wires the webhook; processor time is theirs alone, the
-//! latency is the caller's. `--quick` measures a quarter.
+//! latency is the caller's. `--quick` measures a quarter; `--only webhook,http1,kept` what all of these words name, of the server, the
+//! protocol and the load; `--own` the part without HTTP alone, for a profile.
 
 #![allow(
     missing_docs,
@@ -79,10 +80,17 @@ fn main() {
     } else {
         Amount { calls: 20_000, dials: 2_000, stream: 60 * second, floor_stream: 15 * second }
     };
+    let after = |flag: &str| std::env::args().skip_while(|argument| argument != flag).nth(1);
+    let only = after("--only").unwrap_or_default();
+    let wanted = |words: [&str; 3]| only.is_empty() || only.split(',').all(|word| words.contains(&word));
+    let own = std::env::args().any(|argument| argument == "--own");
     let bodies = review::bodies();
     let bytes = bodies.iter().map(Bytes::len).sum::<usize>() / bodies.len();
     println!("webhook over TLS, reviews of GPU pods, {bytes} bytes on average");
-    own_part(&bodies);
+    own_part(&bodies, if own { 1_000 } else { 20 });
+    if own {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let ca = server::certificate(folder.path());
     println!(
@@ -93,6 +101,9 @@ fn main() {
         for load in [Load::Kept, Load::New, Load::Resumed, Load::Stream] {
             for connections in [1, 8] {
                 for role in Role::ALL {
+                    if !wanted([role.name(), protocol.name(), load.name()]) {
+                        continue;
+                    }
                     let process = Process::start(role, folder.path());
                     measure(&process, role, &ca, (protocol, load, connections), &amount, &bodies);
                 }
@@ -102,13 +113,12 @@ fn main() {
 }
 
 /// Parse, decide, patch: one call after the other, without HTTP.
-fn own_part(bodies: &[Bytes]) {
+fn own_part(bodies: &[Bytes], rounds: usize) {
     let webhook = Webhook::new(std::sync::Arc::default(), Box::new(|_| None), Metrics::new(&mut Registry::default()));
     for body in bodies {
         let Answer::Review(answer) = webhook.answer(body) else { panic!("no review") };
         assert!(String::from_utf8_lossy(&answer).contains("\"patch\""));
     }
-    let rounds = 20;
     let start = Instant::now();
     for body in bodies.iter().cycle().take(rounds * bodies.len()) {
         std::hint::black_box(webhook.answer(body));

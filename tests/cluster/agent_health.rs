@@ -1,5 +1,8 @@
 //! Devices that fail, recover, come, go and are cut anew on a real node: what the ledger, the kubelet and the pods are told, and when.
 
+#[path = "../../benches/figures.rs"]
+mod figures;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -328,6 +331,7 @@ fn many_events_leave_no_memory_behind() {
             "resident memory of the agent (this build): {start:.1} MiB at its start, after every 200 events of devices and 100 of pods {}",
             grown.iter().map(|mib| format!("{mib:.1}")).collect::<Vec<_>>().join(", ")
         ));
+        figures::record("agent_memory_mib", grown[4], "MiB", &json!({"cards": 8, "events": 1500}));
         assert!(grown[4] - grown[1] < 4.0, "it grows from event to event: {grown:?}");
     });
 }
