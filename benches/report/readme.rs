@@ -33,6 +33,14 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "Creation of a pod at the real API server, with and without the webhook",
+        &[
+            ("pod_creations_per_second", "pods/s"),
+            ("pod_creation_in_turn_mean_us", "one after the other, mean us"),
+            ("pod_creation_server_cpu_us", "CPU us of the server a pod"),
+        ],
+    ),
+    (
         "Webhook",
         &[
             ("webhook_p50_us", "p50 us"),

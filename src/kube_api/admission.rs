@@ -176,29 +176,6 @@ pub enum Verdict {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ResponseEnvelope<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    response: ResponseWire<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ResponseWire<'a> {
-    uid: &'a str,
-    allowed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<StatusWire<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    warnings: &'a [String],
-}
-
-#[derive(Serialize)]
 struct StatusWire<'a> {
     status: &'static str,
     code: u16,
@@ -206,31 +183,41 @@ struct StatusWire<'a> {
 }
 
 impl Response {
-    /// The review that carries this answer.
+    /// The review that carries this answer. Most of it is the patch, which is encoded where it belongs: a serializer would look at each
+    /// of its bytes once more.
     ///
     /// # Errors
     /// None is known: strings and numbers always serialise. The caller answers HTTP 500 should one appear.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let (allowed, status, patch) = match &self.verdict {
-            Verdict::Allowed { patch } => {
-                (true, None, patch.as_ref().map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes)))
+        let patched = match &self.verdict {
+            Verdict::Allowed { patch } => patch.as_ref().map_or(0, Vec::len),
+            Verdict::Denied { message, .. } => message.len(),
+        };
+        let mut json = String::with_capacity(256 + patched * 3 / 2);
+        json += r#"{"apiVersion":""#;
+        json += API_VERSION;
+        json += r#"","kind":""#;
+        json += KIND;
+        json += r#"","response":{"uid":"#;
+        json += &serde_json::to_string(&self.uid)?;
+        match &self.verdict {
+            Verdict::Allowed { patch: None } => json += r#","allowed":true"#,
+            Verdict::Allowed { patch: Some(patch) } => {
+                json += r#","allowed":true,"patchType":"JSONPatch","patch":""#;
+                base64::engine::general_purpose::STANDARD.encode_string(patch, &mut json);
+                json.push('"');
             }
             Verdict::Denied { code, message } => {
-                (false, Some(StatusWire { status: "Failure", code: *code, message }), None)
+                json += r#","allowed":false,"status":"#;
+                json += &serde_json::to_string(&StatusWire { status: "Failure", code: *code, message })?;
             }
-        };
-        serde_json::to_vec(&ResponseEnvelope {
-            api_version: API_VERSION,
-            kind: KIND,
-            response: ResponseWire {
-                uid: &self.uid,
-                allowed,
-                status,
-                patch_type: patch.is_some().then_some("JSONPatch"),
-                patch,
-                warnings: &self.warnings,
-            },
-        })
+        }
+        if !self.warnings.is_empty() {
+            json += r#","warnings":"#;
+            json += &serde_json::to_string(&self.warnings)?;
+        }
+        json += "}}";
+        Ok(json.into_bytes())
     }
 }
 
@@ -268,6 +255,31 @@ mod tests {
         ] {
             let error = read(body.as_bytes()).expect_err(body);
             assert_eq!(error.uid(), uid, "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_answer_is_the_review_that_the_api_server_reads() {
+        let patch = br#"[{"op":"remove","path":"/a"}]"#;
+        let warnings = vec!["say \"no\"\n".to_owned()];
+        for (patch, warnings) in
+            [(None, vec![]), (Some(patch), vec![]), (None, warnings.clone()), (Some(patch), warnings)]
+        {
+            let mut expected = serde_json::json!({"uid": "u\"1", "allowed": true});
+            if let Some(patch) = patch {
+                expected["patchType"] = "JSONPatch".into();
+                expected["patch"] = base64::engine::general_purpose::STANDARD.encode(patch).into();
+            }
+            if !warnings.is_empty() {
+                expected["warnings"] = warnings.clone().into();
+            }
+            let verdict = Verdict::Allowed { patch: patch.map(|patch| patch.to_vec()) };
+            let json = Response { uid: "u\"1".to_owned(), verdict, warnings }.to_json().unwrap();
+            let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            assert_eq!(
+                json,
+                serde_json::json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": expected})
+            );
         }
     }
 

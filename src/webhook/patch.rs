@@ -37,7 +37,13 @@ impl Patch {
     /// # Errors
     /// None is known: paths and values always serialise.
     pub(super) fn into_json(self) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        if self.0.is_empty() { Ok(None) } else { serde_json::to_vec(&self.0).map(Some) }
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        // About what an operation takes, so that it is not copied as it grows.
+        let mut json = Vec::with_capacity(128 * self.0.len());
+        serde_json::to_writer(&mut json, &self.0)?;
+        Ok(Some(json))
     }
 }
 
