@@ -161,7 +161,8 @@ impl<'a> Driver<'a> {
         let cycle = Duration::from_millis(self.case.cycle_ms);
         while times.filters() < calls || start.elapsed() < least {
             let next = Instant::now() + cycle;
-            let shape = self.n % self.case.cluster.shapes;
+            // Several connections ask about different shapes at a time.
+            let shape = (self.n + 19 * self.part) % self.case.cluster.shapes;
             let uid = self.uid(shape);
             self.pod(shape, &uid, &mut times);
             if self.case.cycle_ms > 0 {
