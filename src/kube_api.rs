@@ -7,6 +7,7 @@ pub mod calls;
 pub mod extender;
 pub mod fields;
 pub mod inventory;
+mod list;
 pub mod names;
 pub mod node;
 pub mod pod;

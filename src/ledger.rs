@@ -12,6 +12,7 @@ mod doubt;
 mod ends;
 mod events;
 mod intern;
+mod labels;
 mod learning;
 mod metrics;
 mod node;
@@ -32,6 +33,7 @@ use dashmap::DashMap;
 
 pub use booking::{BookError, BookingPod};
 pub use doubt::Question;
+pub use labels::Labels;
 pub use metrics::Metrics;
 pub use node::{NodeEntry, NodeState, Nominated, Snapshot};
 pub use nodes::NodeRelist;
@@ -62,6 +64,7 @@ pub struct Ledger {
     ends: ends::Ends,
     reports: report::Reports,
     strings: Interner,
+    labels: labels::Common,
     versions: Versions,
     slots: Slots,
     changes: tokio::sync::watch::Sender<u64>,
@@ -90,6 +93,7 @@ impl Ledger {
             ends: ends::Ends::default(),
             reports: report::Reports::default(),
             strings: Interner::default(),
+            labels: labels::Common::default(),
             versions: Versions::default(),
             slots: Slots::default(),
             changes: tokio::sync::watch::Sender::new(0),

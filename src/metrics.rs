@@ -1,7 +1,8 @@
-//! What is measured of the process as a whole. Each part owns the series of its own work; here are the exposition, the process
-//! ([`process`]) and the calls to the API server ([`api_requests`]).
+//! What is measured of the process as a whole. Each part owns the series of its own work; here are the exposition ([`mod@exposition`]), the
+//! process ([`process`]) and the calls to the API server ([`api_requests`]).
 
 pub mod api_requests;
+pub mod exposition;
 pub mod process;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -23,7 +24,7 @@ pub fn register(registry: &mut Registry) {
     registry.register_collector(Box::new(process::Process::default()));
 }
 
-/// All series as OpenMetrics text.
+/// All series of a registry as OpenMetrics text.
 ///
 /// # Errors
 /// A collector that fails; its text is then incomplete and must not be sent.

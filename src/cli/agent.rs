@@ -33,6 +33,7 @@ use crate::agent::run::{self, Agent, Directories};
 use crate::agent::specification::Form;
 use crate::agent::view::MigStrategy;
 use crate::metrics::api_requests::ApiRequests;
+use crate::metrics::exposition::Exposition;
 use crate::serve::Limits;
 
 /// Enough for a few containers that start at once; more threads would only cost memory.
@@ -154,7 +155,12 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let health = Health { standing: Arc::clone(agent.standing()), alone: Arc::clone(&alone) };
     let mut servers = Servers::new(Limits::default());
     let bound = process::bind("--metrics-listen", metrics_listen).await?;
-    servers.start("metrics", bound, None, admin::router(Arc::new(registry), logs).merge(health.router()));
+    servers.start(
+        "metrics",
+        bound,
+        None,
+        admin::router(Arc::new(Exposition::new(registry)), logs).merge(health.router()),
+    );
 
     let mut signals = Signals::new()?;
     let _lock = tokio::select! {

@@ -34,6 +34,7 @@ use crate::extender::{self, Extender};
 use crate::kube_api::calls::Calls;
 use crate::ledger::{self, Ledger};
 use crate::metrics::api_requests::ApiRequests;
+use crate::metrics::exposition::Exposition;
 use crate::serve::{Limits, tls};
 use crate::webhook::{self, Webhook};
 
@@ -160,6 +161,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 
     let ledger = Arc::new(Ledger::new(Arc::clone(&live.ledger), ledger::Metrics::new(&mut registry)));
     ledger.register_totals(&mut registry);
+    let devices = ledger.device_series();
     tasks.spawn("ledger", Arc::clone(&ledger).watch(client.clone()));
 
     let count_alone = {
@@ -201,7 +203,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let metrics_bound = process::bind("--metrics-listen", metrics_listen).await?;
     servers.start("webhook", webhook_bound, Some(webhook_tls), webhook.merge(health.router()));
     servers.start("extender", extender_bound, extender_tls, extender.merge(health.router()));
-    let admin = admin::router(Arc::new(registry), logs).merge(health.router());
+    let admin = admin::router(Arc::new(Exposition::new(registry).with(devices)), logs).merge(health.router());
     servers.start("metrics", metrics_bound, None, admin);
 
     let mut signals = Signals::new()?;

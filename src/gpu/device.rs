@@ -145,7 +145,7 @@ pub struct Device {
     pub health: Health,
     /// The level a memory limit on this device is kept at.
     pub enforcement: Enforcement,
-    /// Links to other devices of the node; absent peers are unknown.
+    /// Links to other devices of the node; absent peers are unknown. Empty in [`Devices`], whose [`Topology`] says all of it.
     pub links: Vec<Link>,
     /// Present on MIG instances only.
     pub mig: Option<MigInstance>,
@@ -261,7 +261,7 @@ impl Whole {
 }
 
 impl From<Vec<Device>> for Devices {
-    fn from(devices: Vec<Device>) -> Self {
+    fn from(mut devices: Vec<Device>) -> Self {
         let model = |at: usize| devices[..at].iter().position(|other| other.model == devices[at].model).unwrap_or(at);
         let facts = (0..devices.len()).map(|at| Facts::of(&devices[at], model(at))).collect();
         let memory = Whole::of(devices.iter().map(|device| u64::from(device.memory)).sum());
@@ -269,6 +269,8 @@ impl From<Vec<Device>> for Devices {
         let topology = Topology::of(&devices);
         let cards = Cards::of(&devices);
         let instances = devices.iter().any(|device| device.mig.is_some());
+        // They are most of what a device has, and thousands of nodes are kept.
+        devices.iter_mut().for_each(|device| device.links = Vec::new());
         Self(Arc::new(DeviceSet { devices: devices.into(), facts, topology, cards, instances, memory, cores }))
     }
 }
@@ -283,8 +285,8 @@ impl Deref for Devices {
 
 impl PartialEq for Devices {
     fn eq(&self, other: &Self) -> bool {
-        // The rest derives from the devices.
-        Arc::ptr_eq(&self.0, &other.0) || self.0.devices == other.0.devices
+        // The rest derives from the devices and their links.
+        Arc::ptr_eq(&self.0, &other.0) || (self.0.devices == other.0.devices && self.0.topology == other.0.topology)
     }
 }
 

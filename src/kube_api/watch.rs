@@ -5,8 +5,10 @@
 //! into by nobody; its [`Feed`] is called in the order of the API server's versions.
 
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures::AsyncBufReadExt as _;
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
@@ -14,6 +16,7 @@ use kube::client::Body;
 use kube::core::Request;
 use serde_json::value::RawValue;
 
+use super::list::Cutter;
 use super::pod::Text;
 
 /// The longest watch, in seconds, that the client library makes.
@@ -36,6 +39,9 @@ pub enum Failure {
     /// The client could not make it, or the API server said no.
     #[error(transparent)]
     Call(#[from] kube::Error),
+    /// The answer ended before its end.
+    #[error("the connection broke: {0}")]
+    Broken(#[from] std::io::Error),
     /// Nothing came for so long.
     #[error("no answer within {0:?}")]
     Silent(Duration),
@@ -55,13 +61,14 @@ pub enum Failure {
     },
 }
 
-/// One page of a list.
+/// One page of a list whose objects have been cut out.
 #[derive(Debug, serde::Deserialize)]
 struct Page<'a> {
     #[serde(borrow, default)]
     metadata: PageMeta<'a>,
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
+    /// What was no object.
+    #[serde(default, rename = "items")]
+    _items: Option<[(); 0]>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -192,7 +199,8 @@ pub async fn follow<F: Feed>(feed: &F, client: &Client) {
     }
 }
 
-/// Lists everything at `path`, page by page of so many objects, and gives the version to watch from.
+/// Lists everything at `path`, page by page of so many objects, and gives the version to watch from. Each object is given out as
+/// it arrives: no page is ever in memory as a whole.
 ///
 /// # Errors
 /// The first page that did not come. [`Failure::Gone`]: the list took so long that it must begin anew.
@@ -201,18 +209,15 @@ pub async fn pages(
     path: &str,
     page_size: u32,
     fields: Option<&str>,
-    mut each: impl FnMut(&RawValue),
+    mut each: impl FnMut(&str),
 ) -> Result<String, Failure> {
     let mut params = ListParams::default().limit(page_size.max(1));
     params.field_selector = fields.map(str::to_owned);
     loop {
         let request = Request::new(path).list(&params)?;
-        let text = tokio::time::timeout(PATIENCE, client.request_text(request))
-            .await
-            .map_err(|_| Failure::Silent(PATIENCE))?
-            .map_err(gone)?;
-        let page: Page<'_> = serde_json::from_str(&text)?;
-        page.items.iter().flatten().for_each(|object| each(object));
+        let page = tokio::time::timeout(PATIENCE, page(client, request, &mut each));
+        let page = page.await.map_err(|_| Failure::Silent(PATIENCE))??;
+        let page: Page<'_> = serde_json::from_slice(page.rest())?;
         match page.metadata.next.filter(|next| !next.is_empty()) {
             Some(next) => params.continue_token = Some(next.to_string()),
             None => return Ok(page.metadata.resource_version.map(|version| version.to_string()).unwrap_or_default()),
@@ -220,11 +225,37 @@ pub async fn pages(
     }
 }
 
+/// One page of a list, without its objects.
+async fn page(
+    client: &Client,
+    request: axum::http::Request<Vec<u8>>,
+    each: &mut impl FnMut(&str),
+) -> Result<Cutter, Failure> {
+    let mut body = pin!(client.request_stream(request).await.map_err(gone)?);
+    let mut cutter = Cutter::default();
+    loop {
+        let data = body.fill_buf().await?;
+        if data.is_empty() {
+            return Ok(cutter);
+        }
+        let mut damaged = None;
+        cutter.push(data, |object| match std::str::from_utf8(object) {
+            Ok(object) => each(object),
+            Err(error) => damaged = Some(error),
+        });
+        if let Some(error) = damaged {
+            return Err(serde::de::Error::custom(error)).map_err(Failure::Unreadable);
+        }
+        let taken = data.len();
+        body.consume_unpin(taken);
+    }
+}
+
 /// Lists everything for the feed, and gives the version to watch from.
 async fn list<F: Feed>(feed: &F, client: &Client) -> Result<String, Failure> {
     let mut relist = feed.relist();
     let version = pages(client, F::PATH, feed.page_size(), feed.fields(), |object| {
-        if let Err(error) = feed.listed(&mut relist, object.get()) {
+        if let Err(error) = feed.listed(&mut relist, object) {
             unreadable(feed, object, &error);
         }
     });
@@ -279,7 +310,7 @@ fn apply<F: Feed>(feed: &F, event: &Event<'_>, reached: &mut String) -> Result<(
         }
     };
     if let Err(error) = applied {
-        unreadable(feed, event.object, &error);
+        unreadable(feed, object, &error);
     }
     // Only what has been applied is behind us.
     if let Ok(Versioned { metadata: PageMeta { resource_version: Some(version), .. } }) = serde_json::from_str(object) {
@@ -288,8 +319,8 @@ fn apply<F: Feed>(feed: &F, event: &Event<'_>, reached: &mut String) -> Result<(
     Ok(())
 }
 
-fn unreadable<F: Feed>(feed: &F, object: &RawValue, error: &serde_json::Error) {
-    let start: String = object.get().chars().take(200).collect();
+fn unreadable<F: Feed>(feed: &F, object: &str, error: &serde_json::Error) {
+    let start: String = object.chars().take(200).collect();
     tracing::error!(kind = F::NAME, %error, object = start, "an object cannot be read and was skipped");
     feed.unreadable();
 }

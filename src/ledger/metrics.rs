@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use super::Ledger;
 use super::node::NodeState;
 use crate::gpu::node::Usage;
+use crate::metrics::exposition::{self, Bulk, label};
 
 /// Reads one figure of a device.
 type Value = fn(&Usage) -> u32;
@@ -59,7 +60,16 @@ impl Metrics {
 #[derive(Debug)]
 struct Totals(Arc<Ledger>);
 
+/// What is booked per device, read at each scrape.
+#[derive(Debug)]
+struct DeviceSeries(Arc<Ledger>);
+
 impl Ledger {
+    /// Three series a device, where the settings want them.
+    pub fn device_series(self: &Arc<Self>) -> Arc<dyn Bulk> {
+        Arc::new(DeviceSeries(Arc::clone(self)))
+    }
+
     /// Registers the totals, which are read at each scrape.
     pub fn register_totals(self: &Arc<Self>, registry: &mut Registry) {
         registry.register_collector(Box::new(Totals(Arc::clone(self))));
@@ -111,25 +121,44 @@ impl Collector for Totals {
         ];
         let help = "Pods that the watch has not confirmed: bookings, and pods missing from a list";
         gauges(&mut encoder, "packhorse_ledger_unconfirmed", help, "kind", &open)?;
-
-        if self.0.settings().device_metrics {
-            let kinds: [(&str, &str, Value); 3] = [
-                ("packhorse_ledger_device_memory_mebibytes", "MiB booked on a device", |usage| usage.memory),
-                ("packhorse_ledger_device_cores_percent", "Percent of cores booked on a device", |usage| usage.cores),
-                ("packhorse_ledger_device_slots", "Slots booked on a device", |usage| usage.slots),
-            ];
-            for (name, help, value) in kinds {
-                let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-                for (node_name, snapshot) in &nodes {
-                    let NodeState::Usable(node) = &snapshot.state else { continue };
-                    for (device, usage) in node.devices.iter().zip(&node.usage) {
-                        let labels = [("node", &**node_name), ("device", &*device.uuid)];
-                        ConstGauge::new(i64::from(value(usage))).encode(family.encode_family(&labels)?)?;
-                    }
-                }
-            }
-        }
         Ok(())
+    }
+}
+
+impl Bulk for DeviceSeries {
+    fn pieces(&self) -> Box<dyn Iterator<Item = String> + Send> {
+        const FAMILIES: [(&str, &str, Value); 3] = [
+            ("packhorse_ledger_device_memory_mebibytes", "MiB booked on a device", |usage| usage.memory),
+            ("packhorse_ledger_device_cores_percent", "Percent of cores booked on a device", |usage| usage.cores),
+            ("packhorse_ledger_device_slots", "Slots booked on a device", |usage| usage.slots),
+        ];
+        if !self.0.settings().device_metrics {
+            return Box::new(std::iter::empty());
+        }
+        // All three families tell of the same moment.
+        let nodes: Arc<[_]> =
+            self.0.nodes().into_iter().map(|entry| (Arc::clone(&entry.name), entry.snapshot())).collect();
+        Box::new(FAMILIES.into_iter().flat_map(move |(name, help, value)| {
+            let nodes = Arc::clone(&nodes);
+            let devices = (0..nodes.len()).flat_map({
+                let nodes = Arc::clone(&nodes);
+                move |at| {
+                    let devices = match &nodes[at].1.state {
+                        NodeState::Usable(node) => node.devices.len(),
+                        NodeState::NoInventory | NodeState::Damaged => 0,
+                    };
+                    (0..devices).map(move |device| (at, device))
+                }
+            });
+            exposition::gauges(name, help, devices, move |(at, device), out| {
+                let (node_name, snapshot) = &nodes[*at];
+                let NodeState::Usable(node) = &snapshot.state else { return 0 };
+                label(out, "node", node_name);
+                out.push(',');
+                label(out, "device", &node.devices[*device].uuid);
+                value(&node.usage[*device]).into()
+            })
+        }))
     }
 }
 

@@ -3,12 +3,13 @@
 //! Written by the watch (`apply_node`), by pods that come and go, and by bookings; every change publishes a new [`Snapshot`].
 //! What pods hold is kept whether or not the node's inventory lists the device, and counted again whenever it does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::labels::Labels;
 use super::pods::{Damage, PodEntry};
 use super::version::Versions;
 use crate::gpu::allocation::Holding;
@@ -55,7 +56,7 @@ pub struct Snapshot {
     /// nomination; verdicts leave it to kube-scheduler.
     pub schedulable: bool,
     /// The node's labels, where the settings keep them.
-    pub labels: Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>,
+    pub labels: Option<Labels>,
     /// Pods bound here that the node's agent refuses to start. Mostly empty.
     pub refused: Arc<[Refused]>,
     /// Pending pods nominated to this node, highest priority first, then by UID. Mostly empty.
@@ -96,7 +97,7 @@ pub(super) struct NodeInfo {
     pub(super) refused: Arc<[Refused]>,
     pub(super) prefer_no_schedule: bool,
     pub(super) schedulable: bool,
-    pub(super) labels: Option<Arc<BTreeMap<Arc<str>, Arc<str>>>>,
+    pub(super) labels: Option<Labels>,
     pub(super) host: HostRequest,
     /// Of the annotations and labels that `devices` was read from: unchanged text is not read again.
     pub(super) text: u64,
@@ -311,6 +312,7 @@ pub(super) fn may_have_room(before: &NodeState, after: &NodeState) -> bool {
         || after.mig_single != before.mig_single
         || after.cpu > before.cpu
         || after.memory > before.memory
+        || after.devices.topology() != before.devices.topology()
         || after.devices.iter().zip(&after.cordoned).any(|(device, cordoned)| {
             let position = before.devices.iter().position(|d| d.uuid == device.uuid);
             position.is_none_or(|at| before.devices[at] != *device || (before.cordoned[at] && !cordoned))

@@ -1,6 +1,6 @@
 //! Feeding the ledger with Node objects.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,6 @@ use crate::gpu::node::Node;
 use crate::gpu::quantity::{QuantityError, bytes, millicores};
 use crate::kube_api::names::{CORDON, INVENTORY, MIG_STRATEGY_LABEL};
 use crate::kube_api::node::NodeView;
-use crate::kube_api::pod::Text;
 use crate::kube_api::{fields, inventory};
 
 /// A list of all nodes on its way into the ledger, page by page. Nodes that it did not name are removed at [`NodeRelist::finish`].
@@ -65,7 +64,7 @@ impl Ledger {
             refused,
             prefer_no_schedule: node.prefers_no_schedule(),
             schedulable: node.is_schedulable(),
-            labels: self.settings().node_labels.then(|| self.labels(&node.metadata.labels)),
+            labels: self.settings().node_labels.then(|| self.labels.read(name, &node.metadata.labels, &self.strings)),
             host: self.allocatable(node),
             text,
         };
@@ -174,11 +173,6 @@ impl Ledger {
             quantity.and_then(|quantity| i64::try_from(quantity).ok()).unwrap_or(0)
         };
         HostRequest { cpu: read("cpu", millicores), memory: read("memory", bytes), of_node: false }
-    }
-
-    fn labels(&self, labels: &BTreeMap<Text<'_>, Text<'_>>) -> Arc<BTreeMap<Arc<str>, Arc<str>>> {
-        let intern = |text: &Text<'_>| self.strings.get(text);
-        Arc::new(labels.iter().map(|(key, value)| (intern(key), intern(value))).collect())
     }
 }
 

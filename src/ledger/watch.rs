@@ -7,6 +7,7 @@ use std::time::Instant;
 use kube::Client;
 use kube::api::GetParams;
 use kube::core::Request;
+use tokio::task::JoinSet;
 
 use super::Ledger;
 use super::doubt::Question;
@@ -113,15 +114,23 @@ impl Feed for Pods {
 }
 
 impl Ledger {
-    /// Keeps the ledger up to date until the future is dropped.
+    /// Keeps the ledger up to date until the future is dropped. Nodes and pods are read at the same time, each by a task.
     pub async fn watch(self: Arc<Self>, client: Client) {
+        let mut feeds = JoinSet::new();
         let (nodes, pods) = (Nodes(Arc::clone(&self)), Pods(Arc::clone(&self)));
-        tokio::join!(
-            follow(&nodes, &client),
-            follow(&pods, &client),
-            self.settle_doubts(&client),
-            self.write_events(&client),
-        );
+        let (for_nodes, for_pods) = (client.clone(), client.clone());
+        feeds.spawn(async move { follow(&nodes, &for_nodes).await });
+        feeds.spawn(async move { follow(&pods, &for_pods).await });
+        let ended = tokio::select! {
+            _ = async { tokio::join!(self.settle_doubts(&client), self.write_events(&client)) } => None,
+            ended = feeds.join_next() => ended,
+        };
+        // Neither ends by itself.
+        if let Some(Err(error)) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
     }
 
     /// Asks the API server about pods in doubt.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::Client;
-use serde_json::value::RawValue;
 
 use super::report::Now;
 use super::trace::{Cluster, Machine, Pod, Shape, Trace, WHOLE, worth};
@@ -117,13 +116,13 @@ struct Record {
 pub async fn read(client: &Client) -> Result<Snapshot, FromClusterError> {
     let mut reading = Reading::default();
     for object in list(client, "nodes", "/api/v1/nodes").await? {
-        match serde_json::from_str::<NodeView<'_>>(object.get()) {
+        match serde_json::from_str::<NodeView<'_>>(&object) {
             Ok(node) => reading.node(&node),
             Err(error) => reading.warn(format!("a node cannot be read: {error}; left out")),
         }
     }
     for object in list(client, "pods", "/api/v1/pods").await? {
-        match serde_json::from_str::<PodView<'_>>(object.get()) {
+        match serde_json::from_str::<PodView<'_>>(&object) {
             Ok(pod) => reading.pod(&pod),
             Err(error) => reading.leave_out_pod("a pod", &format!("it cannot be read: {error}")),
         }
@@ -131,7 +130,7 @@ pub async fn read(client: &Client) -> Result<Snapshot, FromClusterError> {
     Ok(reading.finish())
 }
 
-async fn list(client: &Client, what: &'static str, path: &str) -> Result<Vec<Box<RawValue>>, FromClusterError> {
+async fn list(client: &Client, what: &'static str, path: &str) -> Result<Vec<String>, FromClusterError> {
     let mut tries = 0;
     loop {
         tries += 1;

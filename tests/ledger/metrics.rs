@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use packhorse::ledger::{Ledger, Metrics, Settings};
-use prometheus_client::encoding::text::encode;
+use packhorse::metrics::exposition::Exposition;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -35,9 +35,7 @@ fn scrape(settings: Settings) -> String {
     foreign["spec"]["nodeName"] = json!("plain");
     foreign["metadata"]["uid"] = json!("elsewhere");
     apply_pod(&ledger, &foreign);
-    let mut text = String::new();
-    encode(&mut text, &registry).unwrap();
-    text
+    Exposition::new(registry).with(ledger.device_series()).pieces().unwrap().collect()
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! The labels of nodes: nodes of one pool differ by their name only, so what they have in common is kept once. Written when a Node
+//! is read; read by nomination for a pod's `nodeSelector`.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::intern::Interner;
+use crate::kube_api::pod::Text;
+
+/// Keys with their values, sorted by key.
+type Pairs = Arc<[(Arc<str>, Arc<str>)]>;
+
+/// The labels of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// Those whose value is the node's name.
+    own: Pairs,
+    /// The others.
+    common: Pairs,
+}
+
+/// Every set of common labels in use.
+#[derive(Debug, Default)]
+pub(super) struct Common(Mutex<HashSet<Pairs>>);
+
+impl Labels {
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
+        let find = |pairs: &[(Arc<str>, Arc<str>)]| pairs.binary_search_by(|(known, _)| (**known).cmp(key)).ok();
+        find(&self.own).map(|at| &self.own[at].1).or_else(|| find(&self.common).map(|at| &self.common[at].1))
+    }
+}
+
+impl Common {
+    /// The labels of the node of this name.
+    pub(super) fn read(&self, name: &str, labels: &BTreeMap<Text<'_>, Text<'_>>, strings: &Interner) -> Labels {
+        let intern = |(key, value): (&Text<'_>, &Text<'_>)| (strings.get(key), strings.get(value));
+        let own = labels.iter().filter(|(_, value)| &***value == name).map(intern).collect();
+        let common: Vec<_> = labels.iter().filter(|(_, value)| &***value != name).map(intern).collect();
+        Labels { own, common: self.share(common) }
+    }
+
+    fn share(&self, pairs: Vec<(Arc<str>, Arc<str>)>) -> Pairs {
+        // A panic elsewhere cannot leave the set half changed.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&pairs[..]) {
+            return Arc::clone(known);
+        }
+        if known.len() == known.capacity() {
+            known.retain(|pairs| Arc::strong_count(pairs) > 1);
+        }
+        let pairs = Pairs::from(pairs);
+        known.insert(Arc::clone(&pairs));
+        pairs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(common: &Common, name: &str, labels: &[(&str, &str)]) -> Labels {
+        let text = |text: &str| Text(text.to_owned().into());
+        let labels = labels.iter().map(|(key, value)| (text(key), text(value))).collect();
+        common.read(name, &labels, &Interner::default())
+    }
+
+    #[test]
+    fn every_label_is_found_and_what_nodes_have_in_common_is_kept_once() {
+        let common = Common::default();
+        let a = read(&common, "a", &[("host", "a"), ("pool", "gpu"), ("zone", "1")]);
+        let b = read(&common, "b", &[("host", "b"), ("pool", "gpu"), ("zone", "1")]);
+        for (labels, host) in [(&a, "a"), (&b, "b")] {
+            for (key, value) in [("host", Some(host)), ("pool", Some("gpu")), ("zone", Some("1")), ("x", None)] {
+                assert_eq!(labels.get(key).map(|value| &**value), value, "{key}");
+            }
+        }
+        assert!(Arc::ptr_eq(&a.common, &b.common));
+        assert_ne!(a, b);
+        assert_eq!(a, read(&common, "a", &[("host", "a"), ("pool", "gpu"), ("zone", "1")]));
+        assert_ne!(a, read(&common, "a", &[("host", "a"), ("pool", "cpu"), ("zone", "1")]));
+    }
+
+    #[test]
+    fn sets_that_no_node_has_any_more_go() {
+        let common = Common::default();
+        let kept = read(&common, "n", &[("pool", "gpu")]);
+        for n in 0..1_000 {
+            read(&common, "n", &[("pool", &n.to_string())]);
+        }
+        assert!(common.0.lock().unwrap().len() <= 16, "unused sets pile up");
+        assert!(Arc::ptr_eq(&kept.common, &read(&common, "m", &[("pool", "gpu")]).common));
+    }
+}
