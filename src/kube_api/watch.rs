@@ -244,7 +244,7 @@ async fn page(
             Err(error) => damaged = Some(error),
         });
         if let Some(error) = damaged {
-            return Err(serde::de::Error::custom(error)).map_err(Failure::Unreadable);
+            return Err(Failure::Unreadable(serde::de::Error::custom(error)));
         }
         let taken = data.len();
         body.consume_unpin(taken);
