@@ -40,9 +40,11 @@ pub use nodes::NodeRelist;
 pub use pods::{Damage, PodEntry, PodRelist};
 pub use settings::Settings;
 
-use intern::Interner;
+use intern::{Interner, Shared};
 use node::Truth;
 use version::{Slots, Versions};
+
+use crate::gpu::topology::Topology;
 
 /// How many pods can change at once without waiting for each other.
 const STRIPES: usize = 256;
@@ -65,6 +67,7 @@ pub struct Ledger {
     reports: report::Reports,
     strings: Interner,
     labels: labels::Common,
+    topologies: Shared<Topology>,
     versions: Versions,
     slots: Slots,
     changes: tokio::sync::watch::Sender<u64>,
@@ -94,6 +97,7 @@ impl Ledger {
             reports: report::Reports::default(),
             strings: Interner::default(),
             labels: labels::Common::default(),
+            topologies: Shared::default(),
             versions: Versions::default(),
             slots: Slots::default(),
             changes: tokio::sync::watch::Sender::new(0),

@@ -25,6 +25,17 @@ pub enum Kind {
 pub struct Source {
     pub world: World,
     pub templates: Templates,
+    /// In place of what is made up.
+    pub stamps: Option<Stamps>,
+}
+
+/// What a real API server chose.
+#[derive(Debug)]
+pub struct Stamps {
+    /// Of the lists.
+    pub version: String,
+    pub nodes: Vec<Stamp>,
+    pub pods: Vec<Stamp>,
 }
 
 impl Kind {
@@ -38,13 +49,35 @@ impl Kind {
 
 impl Source {
     pub fn new(world: World) -> Self {
-        Self { world, templates: Templates::default() }
+        Self { world, templates: Templates::default(), stamps: None }
     }
 
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
             Kind::Node => self.world.nodes,
             Kind::Pod => self.world.pods,
+        }
+    }
+
+    fn version(&self) -> String {
+        self.stamps.as_ref().map_or_else(|| LISTED.to_string(), |stamps| stamps.version.clone())
+    }
+
+    /// An object as it stands in a list.
+    pub fn object(&self, out: &mut String, kind: Kind, serial: usize) {
+        let given = self.stamps.as_ref().map(|stamps| match kind {
+            Kind::Node => &stamps.nodes[serial],
+            Kind::Pod => &stamps.pods[serial],
+        });
+        match kind {
+            Kind::Node => {
+                let stamp = given.cloned().unwrap_or_else(|| Stamp::node(serial));
+                self.templates.node(out, serial, &stamp);
+            }
+            Kind::Pod => {
+                let stamp = given.cloned().unwrap_or_else(|| Stamp::pod(serial));
+                self.templates.pod(out, self.world, serial, Hold::Share, &stamp);
+            }
         }
     }
 
@@ -55,20 +88,12 @@ impl Source {
         let end = if limit == 0 { total } else { total.min(first + limit) };
         let following = (end < total).then(|| (self.continuing(kind, end - 1), total - end));
         let mut out = String::with_capacity(24_000 * (end - first) / if kind == Kind::Pod { 3 } else { 1 } + 500);
-        head(&mut out, kind, &LISTED.to_string(), following.as_ref().map(|(next, left)| (next.as_str(), *left)));
+        head(&mut out, kind, &self.version(), following.as_ref().map(|(next, left)| (next.as_str(), *left)));
         for serial in first..end {
             if serial > first {
                 out.push(',');
             }
-            match kind {
-                Kind::Node => {
-                    self.templates.node(&mut out, serial, &Stamp::node(serial));
-                }
-                Kind::Pod => {
-                    let stamp = Stamp::pod(serial);
-                    self.templates.pod(&mut out, self.world, serial, Hold::Share, &stamp);
-                }
-            }
+            self.object(&mut out, kind, serial);
         }
         out.push_str("]}\n");
         out
@@ -80,7 +105,7 @@ impl Source {
             Kind::Node => format!("/{}", node_name(last)),
             Kind::Pod => format!("/{}/{}", self.world.namespace(last), pod_name(last)),
         };
-        token(&LISTED.to_string(), &start)
+        token(&self.version(), &start)
     }
 
     /// Event `number` (from 1) of `events`: pods come, and those that came a while before go. The last takes all of the spare node.
@@ -97,6 +122,7 @@ impl Source {
         };
         let mut stamp = Stamp::pod(pod);
         stamp.version = (LISTED + number).to_string();
+        stamp.deleted = (kind == "DELETED").then(|| stamp.created.clone());
         let mut object = String::with_capacity(8_192);
         self.templates.pod(&mut object, self.world, pod, hold, &stamp);
         line(out, kind, Kind::Pod, &object);

@@ -21,10 +21,12 @@ pub struct Stamp {
     pub uid: String,
     pub version: String,
     pub created: String,
-    /// When the kubelet wrote the status, and the agent its part of a node.
-    pub written: String,
+    /// Of each entry of `managedFields`, in their order.
+    pub written: Vec<String>,
     /// When the pod was bound.
     pub scheduled: String,
+    /// When it was deleted.
+    pub deleted: Option<String>,
 }
 
 /// A cluster of which every object is made when it is asked for. The last node is empty.
@@ -143,8 +145,9 @@ impl Stamp {
             ),
             version: version.to_string(),
             created: time.clone(),
-            written: time.clone(),
+            written: vec![time.clone(); 5],
             scheduled: time,
+            deleted: None,
         }
     }
 }
@@ -165,12 +168,13 @@ pub enum Hold {
 impl Templates {
     /// Appends a node.
     pub fn node(&self, out: &mut String, node: usize, stamp: &Stamp) {
+        let mut written = stamp.written.iter();
         self.node.fill(out, |field, out| match field {
             "name" => out.push_str(&node_name(node)),
             "uid" => out.push_str(&stamp.uid),
             "version" => out.push_str(&stamp.version),
-            "created" | "started" => out.push_str(&stamp.created),
-            "written" | "heartbeat" => out.push_str(&stamp.written),
+            "created" => out.push_str(&stamp.created),
+            "written" => out.push_str(written.next().expect("a time")),
             "inventory" => escaped(out, &inventory(node)),
             "ip" => address(out, "10.128", node),
             "serial" => write!(out, "{node:016x}").expect("a String"),
@@ -185,6 +189,7 @@ impl Templates {
             Hold::Share => world.node_of(pod),
             Hold::Node(node) => node,
         };
+        let mut written = stamp.written.iter();
         self.pod.fill(out, |field, out| match field {
             "name" => out.push_str(&pod_name(pod)),
             "namespace" => out.push_str(&world.namespace(pod)),
@@ -192,8 +197,14 @@ impl Templates {
             "owner" => write!(out, "6c7b4a1e-0d3c-4a57-9f3d-{:012x}", world.set(pod)).expect("a String"),
             "uid" => out.push_str(&stamp.uid),
             "version" => out.push_str(&stamp.version),
-            "created" | "started" => out.push_str(&stamp.created),
-            "written" => out.push_str(&stamp.written),
+            "generation" => out.push_str(if stamp.deleted.is_some() { "2" } else { "1" }),
+            "created" => out.push_str(&stamp.created),
+            "deletion" => {
+                if let Some(time) = &stamp.deleted {
+                    write!(out, r#","deletionTimestamp":"{time}","deletionGracePeriodSeconds":0"#).expect("a String");
+                }
+            }
+            "written" => out.push_str(written.next().expect("a time")),
             "scheduled" => out.push_str(&stamp.scheduled),
             "node" => out.push_str(&node_name(node)),
             "allocation" => escaped(out, &allocation(world, pod, hold)),

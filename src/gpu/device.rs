@@ -163,7 +163,7 @@ pub struct Devices(Arc<DeviceSet>);
 struct DeviceSet {
     devices: Box<[Device]>,
     facts: Box<[Facts]>,
-    topology: Topology,
+    topology: Arc<Topology>,
     cards: Cards,
     instances: bool,
     memory: Whole,
@@ -229,6 +229,14 @@ impl Devices {
         &self.0.topology
     }
 
+    /// Lets `share` replace their topology by an equal one: nodes of one make have the same, and what is worked out for it once is
+    /// 2 KB. Without effect once the devices have been cloned.
+    pub(crate) fn share_topology(&mut self, share: impl FnOnce(Arc<Topology>) -> Arc<Topology>) {
+        if let Some(set) = Arc::get_mut(&mut self.0) {
+            set.topology = share(Arc::clone(&set.topology));
+        }
+    }
+
     /// Of which kinds they are.
     pub(crate) fn cards(&self) -> &Cards {
         &self.0.cards
@@ -266,7 +274,7 @@ impl From<Vec<Device>> for Devices {
         let facts = (0..devices.len()).map(|at| Facts::of(&devices[at], model(at))).collect();
         let memory = Whole::of(devices.iter().map(|device| u64::from(device.memory)).sum());
         let cores = Whole::of(devices.iter().map(|device| u64::from(device.cores)).sum());
-        let topology = Topology::of(&devices);
+        let topology = Arc::new(Topology::of(&devices));
         let cards = Cards::of(&devices);
         let instances = devices.iter().any(|device| device.mig.is_some());
         // They are most of what a device has, and thousands of nodes are kept.

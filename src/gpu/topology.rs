@@ -2,6 +2,7 @@
 //! scale is the one of NVIDIA's go-gpuallocator.
 //! Nothing here fails; what an inventory does not tell counts as far.
 
+use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
 use super::device::{Device, Link, Pcie};
@@ -38,6 +39,12 @@ impl PartialEq for Topology {
 }
 
 impl Eq for Topology {}
+
+impl Hash for Topology {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.near.hash(state);
+    }
+}
 
 impl Topology {
     /// Reads the links of `devices`. A link that only one end tells counts.

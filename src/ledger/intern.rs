@@ -1,7 +1,8 @@
-//! Strings that thousands of pods and devices have in common, each kept once: UUIDs, models, namespaces, node and container
-//! names.
+//! What thousands of pods and devices have in common, each kept once: UUIDs, models, namespaces, node and container names; labels
+//! and wirings of nodes.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The strings in use. Those that nobody holds any more are dropped when the set has doubled.
@@ -32,6 +33,32 @@ impl Interner {
     }
 }
 
+/// Equal values of any kind, each kept once.
+#[derive(Debug)]
+pub(super) struct Shared<T: ?Sized>(Mutex<HashSet<Arc<T>>>);
+
+impl<T: ?Sized> Default for Shared<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Shared<T> {
+    /// The value that is kept in place of this one. Those that nobody holds any more are dropped before the set grows.
+    pub(super) fn get(&self, value: Arc<T>) -> Arc<T> {
+        // A panic elsewhere cannot leave the set half changed.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&value) {
+            return Arc::clone(known);
+        }
+        if known.len() == known.capacity() {
+            known.retain(|value| Arc::strong_count(value) > 1);
+        }
+        known.insert(Arc::clone(&value));
+        value
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +73,16 @@ mod tests {
         }
         assert!(Arc::ptr_eq(&kept, &interner.get("kept")));
         assert!(interner.0.lock().unwrap().known.len() <= 2048, "unused strings pile up");
+    }
+
+    #[test]
+    fn equal_values_are_kept_once_and_unused_ones_go() {
+        let shared = Shared::<[u32]>::default();
+        let kept = shared.get(Arc::from([1, 2]));
+        for n in 0..1_000 {
+            shared.get(Arc::from([n]));
+        }
+        assert!(Arc::ptr_eq(&kept, &shared.get(Arc::from([1, 2]))));
+        assert!(shared.0.lock().unwrap().len() <= 16, "unused values pile up");
     }
 }

@@ -2,10 +2,9 @@
 //! is read; read by nomination for a pod's `nodeSelector`.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::intern::Interner;
+use super::intern::{Interner, Shared};
 use crate::kube_api::pod::Text;
 
 /// Keys with their values, sorted by key.
@@ -22,7 +21,7 @@ pub struct Labels {
 
 /// Every set of common labels in use.
 #[derive(Debug, Default)]
-pub(super) struct Common(Mutex<HashSet<Pairs>>);
+pub(super) struct Common(Shared<[(Arc<str>, Arc<str>)]>);
 
 impl Labels {
     /// The value of a label.
@@ -37,22 +36,8 @@ impl Common {
     pub(super) fn read(&self, name: &str, labels: &BTreeMap<Text<'_>, Text<'_>>, strings: &Interner) -> Labels {
         let intern = |(key, value): (&Text<'_>, &Text<'_>)| (strings.get(key), strings.get(value));
         let own = labels.iter().filter(|(_, value)| &***value == name).map(intern).collect();
-        let common: Vec<_> = labels.iter().filter(|(_, value)| &***value != name).map(intern).collect();
-        Labels { own, common: self.share(common) }
-    }
-
-    fn share(&self, pairs: Vec<(Arc<str>, Arc<str>)>) -> Pairs {
-        // A panic elsewhere cannot leave the set half changed.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&pairs[..]) {
-            return Arc::clone(known);
-        }
-        if known.len() == known.capacity() {
-            known.retain(|pairs| Arc::strong_count(pairs) > 1);
-        }
-        let pairs = Pairs::from(pairs);
-        known.insert(Arc::clone(&pairs));
-        pairs
+        let common = labels.iter().filter(|(_, value)| &***value != name).map(intern).collect();
+        Labels { own, common: self.0.get(common) }
     }
 }
 
@@ -80,16 +65,5 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a, read(&common, "a", &[("host", "a"), ("pool", "gpu"), ("zone", "1")]));
         assert_ne!(a, read(&common, "a", &[("host", "a"), ("pool", "cpu"), ("zone", "1")]));
-    }
-
-    #[test]
-    fn sets_that_no_node_has_any_more_go() {
-        let common = Common::default();
-        let kept = read(&common, "n", &[("pool", "gpu")]);
-        for n in 0..1_000 {
-            read(&common, "n", &[("pool", &n.to_string())]);
-        }
-        assert!(common.0.lock().unwrap().len() <= 16, "unused sets pile up");
-        assert!(Arc::ptr_eq(&kept.common, &read(&common, "m", &[("pool", "gpu")]).common));
     }
 }

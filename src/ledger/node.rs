@@ -312,7 +312,7 @@ pub(super) fn may_have_room(before: &NodeState, after: &NodeState) -> bool {
         || after.mig_single != before.mig_single
         || after.cpu > before.cpu
         || after.memory > before.memory
-        || after.devices.topology() != before.devices.topology()
+        || (after.devices.len() == before.devices.len() && after.devices.topology() != before.devices.topology())
         || after.devices.iter().zip(&after.cordoned).any(|(device, cordoned)| {
             let position = before.devices.iter().position(|d| d.uuid == device.uuid);
             position.is_none_or(|at| before.devices[at] != *device || (before.cordoned[at] && !cordoned))

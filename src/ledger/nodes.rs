@@ -159,8 +159,9 @@ impl Ledger {
         }
         let mig_single = node.metadata.labels.get(MIG_STRATEGY_LABEL).is_some_and(|strategy| &**strategy == "single");
         let cordoned = |uuid: &str| inventory::cordon(cordon).any(|other| other == uuid);
-        let listed = Devices::Listed(Node::new(&decoded.value, cordoned, mig_single));
-        (listed, decoded.value.refused.into())
+        let mut empty = Node::new(&decoded.value, cordoned, mig_single);
+        empty.devices.share_topology(|topology| self.topologies.get(topology));
+        (Devices::Listed(empty), decoded.value.refused.into())
     }
 
     fn allocatable(&self, node: &NodeView<'_>) -> HostRequest {
