@@ -77,7 +77,8 @@ fn told(cases: &[&Measured]) -> (Vec<String>, Vec<Vec<String>>) {
     let usual: Vec<(&String, String)> = keys.into_iter().map(|key| (key, most_frequent(values(key)))).collect();
     let row = |it: &&Measured| {
         let other = usual.iter().filter(|(key, usual)| it.says(key) != *usual);
-        let words: Vec<String> = other.map(|(key, _)| format!("{key} {}", it.says(key))).collect();
+        let word = |key: &str| Some(it.says(key)).filter(|it| !it.is_empty()).unwrap_or_else(|| "-".to_owned());
+        let words: Vec<String> = other.map(|(key, _)| format!("{key} {}", word(key))).collect();
         vec![if words.is_empty() { "as usual".to_owned() } else { words.join(", ") }]
     };
     let words: Vec<String> = usual.iter().map(|(key, usual)| format!("{key} {usual}")).collect();
