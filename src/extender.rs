@@ -42,7 +42,7 @@ use crate::kube_api::calls::Calls;
 use crate::kube_api::pod::PodView;
 use crate::ledger::Ledger;
 use bind::InFlight;
-use holds::{Held, Holds};
+use holds::{HeldNodes, Holds};
 use query::Query;
 use records::Records;
 use roster::Roster;
@@ -151,6 +151,7 @@ impl Extender {
     /// An extender that remembers nothing yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let timeout = parts.settings.load().call_timeout();
+        let shapes = Shapes::new(parts.ledger.target());
         let extender = Arc::new(Self {
             calls: Calls::new(parts.client, timeout, parts.metrics.calls.clone()),
             ledger: parts.ledger,
@@ -163,13 +164,19 @@ impl Extender {
             holds: Holds::default(),
             records: Records::default(),
             roster: Roster::default(),
-            shapes: Shapes::default(),
+            shapes,
             in_flight: InFlight::default(),
         });
         let weak = Arc::downgrade(&extender);
         extender.ledger.on_end(move |uid| {
             if let Some(extender) = weak.upgrade() {
                 extender.holds.remove(uid);
+            }
+        });
+        let weak = Arc::downgrade(&extender);
+        extender.ledger.on_pending(move |pod| {
+            if let Some(extender) = weak.upgrade() {
+                extender.expect(pod);
             }
         });
         extender
@@ -192,12 +199,18 @@ impl Extender {
         if self.ledger.is_ready() { Ok(()) } else { Err(Refusal::NotReady) }
     }
 
-    fn other_holds(&self, query: &Query, settings: &Settings, now: Instant) -> Vec<Held> {
+    fn held_nodes(&self, settings: &Settings, now: Instant) -> Arc<HeldNodes> {
         if !settings.holds {
-            return Vec::new();
+            return Arc::default();
         }
         let placed = |uid: &str| self.ledger.pod(uid).is_some_and(|pod| pod.node.is_some());
-        self.holds.others(&query.record.uid, now, placed)
+        self.holds.current(now, placed)
+    }
+
+    /// A pod of ours is waiting to be scheduled: what its shape needs to know of the nodes is found out before kube-scheduler asks.
+    fn expect(&self, pod: &PodView<'_>) {
+        // One that cannot be read is refused, with the reason, when it is filtered.
+        let _ = Query::read(pod, &self.rules.load(), self.settings.load().policies(), &self.shapes);
     }
 }
 

@@ -9,11 +9,11 @@
 
 mod booking;
 mod doubt;
-mod ends;
 mod events;
 mod intern;
 mod labels;
 mod learning;
+mod listeners;
 mod metrics;
 mod node;
 mod nodes;
@@ -42,6 +42,7 @@ pub use settings::Settings;
 
 use intern::{Interner, Shared};
 use node::Truth;
+pub use version::Block;
 use version::{Slots, Versions};
 
 use crate::gpu::topology::Topology;
@@ -63,7 +64,7 @@ pub struct Ledger {
     turns: Box<[Mutex<()>]>,
     hasher: RandomState,
     doubts: doubt::Doubts,
-    ends: ends::Ends,
+    listeners: listeners::Listeners,
     reports: report::Reports,
     strings: Interner,
     labels: labels::Common,
@@ -93,7 +94,7 @@ impl Ledger {
             turns: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             doubts: doubt::Doubts::default(),
-            ends: ends::Ends::default(),
+            listeners: listeners::Listeners::default(),
             reports: report::Reports::default(),
             strings: Interner::default(),
             labels: labels::Common::default(),
@@ -185,7 +186,6 @@ impl Ledger {
             if truth.is_empty() {
                 truth.removed = true;
                 self.nodes.remove(&entry.name);
-                self.slots.give_back(entry.slot);
             }
             return result;
         }

@@ -12,8 +12,9 @@ use super::metrics::{Tally, UNKNOWN_NODE, observe};
 use super::names::Split;
 use super::nodes::{GivenNode, given_nodes};
 use super::query::Query;
-use super::roster::Found;
+use super::roster::{Found, Reading};
 use super::settings::{Settings, Version};
+use super::shape::Judge;
 use super::situation::{Situation, Weighed};
 use super::{Extender, Refusal, Unfit, json};
 use crate::gpu::reason::Reason;
@@ -61,9 +62,20 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    fn add(&mut self, name: &'a str, weighed: Option<Weighed>) {
-        let index = self.count;
+    /// The place of the next node among those asked about.
+    #[inline]
+    fn next(&mut self) -> usize {
         self.count += 1;
+        self.count - 1
+    }
+
+    fn add(&mut self, name: &'a str, weighed: Option<Weighed>) {
+        let index = self.next();
+        self.put(name, index, weighed);
+    }
+
+    #[inline]
+    fn put(&mut self, name: &'a str, index: usize, weighed: Option<Weighed>) {
         match weighed {
             Some(Weighed { verdict: Ok(score), crowded, repels }) => {
                 self.tally.fit();
@@ -81,6 +93,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
+    #[inline]
     fn fit(&mut self, candidate: Candidate<'a>) {
         if self.limit.is_some_and(|limit| better(&candidate, &limit).is_gt()) {
             return;
@@ -124,6 +137,91 @@ impl<'a> Outcome<'a> {
 /// Better first; equal nodes by name, so that the same call always gets the same answer and equal nodes fill in one order.
 pub(super) fn better(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
     a.crowded.cmp(&b.crowded).then_with(|| b.score.total_cmp(&a.score)).then_with(|| a.name.cmp(b.name))
+}
+
+/// The nodes of one call on their way to an outcome.
+#[derive(Debug)]
+struct Weighing<'a, 's> {
+    situation: &'s Situation<'s>,
+    judge: Judge<'s>,
+    outcome: Outcome<'a>,
+    /// Nodes of which only a former version, or one for other pods, was looked at.
+    outdated: Vec<Outdated<'a>>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Outdated<'a> {
+    name: &'a str,
+    /// Among the nodes asked about.
+    index: usize,
+    /// In the roster.
+    position: usize,
+    /// How good it probably is, and whether it repels; absent where nobody has looked at it.
+    guess: Option<(f64, bool)>,
+}
+
+impl<'a> Weighing<'a, '_> {
+    #[inline]
+    fn see(&mut self, name: &'a str, found: Found) {
+        let index = self.outcome.next();
+        match found {
+            Found::Known { position, slot, version } => match self.judge.known(slot, version) {
+                Some(glance) if self.situation.is_plain(slot, glance) => {
+                    let weighed = Weighed { verdict: glance.verdict, crowded: false, repels: glance.repels };
+                    self.outcome.put(name, index, Some(weighed));
+                }
+                known => {
+                    // What is known but not plain is looked at as well, and first.
+                    let guess = if known.is_some() { None } else { self.judge.guess(slot) };
+                    self.outdated.push(Outdated { name, index, position, guess });
+                }
+            },
+            Found::Fresh(entry) => {
+                let weighed = self.situation.weigh(&mut self.judge, &entry);
+                self.outcome.put(name, index, Some(weighed));
+            }
+            Found::Unknown => self.outcome.put(name, index, None),
+        }
+    }
+
+    /// Looks at what is out of date: all of it, or where that is too much for one call the most promising nodes, and as many more
+    /// as it takes to know enough that fit. What was left out stays in `outdated`.
+    fn look(&mut self, reading: &Reading<'_>) {
+        let mut outdated = std::mem::take(&mut self.outdated);
+        let at_once = self.judge.looks();
+        let repels = outdated.iter().any(|node| node.guess.is_some_and(|(_, repels)| repels));
+        if let Some(most) = self.outcome.most.filter(|_| outdated.len() > at_once && !repels) {
+            // The least promising first: they are taken from the end. Nodes that nobody has looked at come before all.
+            let key = |node: &Outdated<'_>| node.guess.map_or(f64::INFINITY, |(score, _)| score);
+            let unseen = outdated.iter().filter(|node| node.guess.is_none()).count();
+            let kept = outdated.len() - unseen.max(at_once);
+            let order = |a: &Outdated<'_>, b: &Outdated<'_>| key(a).total_cmp(&key(b)).then(b.index.cmp(&a.index));
+            outdated.select_nth_unstable_by(kept, order);
+            let mut promising = outdated.split_off(kept);
+            while !promising.is_empty() {
+                for node in promising {
+                    self.weigh(&node, reading);
+                }
+                let enough = self.outcome.fits.len() >= most;
+                let kept = if enough { outdated.len() } else { outdated.len().saturating_sub(at_once) };
+                if kept > 0 && !enough {
+                    outdated.select_nth_unstable_by(kept, order);
+                }
+                promising = outdated.split_off(kept);
+            }
+            self.outdated = outdated;
+            return;
+        }
+        for node in &outdated {
+            self.weigh(node, reading);
+        }
+    }
+
+    fn weigh(&mut self, node: &Outdated<'a>, reading: &Reading<'_>) {
+        let weighed = self.situation.weigh(&mut self.judge, reading.entry(node.position));
+        self.outcome.put(node.name, node.index, Some(weighed));
+    }
 }
 
 /// A request's names: where they lie, or as a list.
@@ -198,7 +296,7 @@ impl Extender {
         settings: &Settings,
     ) -> Option<FilterResult<'a>> {
         let now = (self.clock)();
-        let situation = Situation::new(&self.ledger, &query.record, self.other_holds(query, settings, now));
+        let situation = Situation::new(&self.ledger, &query.record, self.held_nodes(settings, now));
         let mut outcome = self.weigh_names(query, &situation, names, Self::most(query, settings))?;
         if outcome.repels && outcome.most.is_some() {
             // Found on the way: another's preference has to be weighed after all, so all are wanted.
@@ -236,32 +334,29 @@ impl Extender {
         names: Names<'a>,
         most: Option<usize>,
     ) -> Option<Outcome<'a>> {
-        let mut outcome = Outcome::new(most);
-        let mut judge = query.shape.judge();
+        let mut weighing =
+            Weighing { situation, judge: query.shape.judge(), outcome: Outcome::new(most), outdated: Vec::new() };
         let mut reading = self.roster.read(&self.ledger);
-        let mut add = |name: &'a str, found: &Found<'_>| {
-            let weighed = found.entry().map(|entry| situation.weigh(&mut judge, entry));
-            outcome.add(name, weighed);
-        };
         match names {
             Names::Plain(split) => {
-                if !split.each(&mut reading, add) {
+                if !split.each(&mut reading, |name, found| weighing.see(name, found)) {
                     return None;
                 }
+                weighing.look(&reading);
                 reading.finish(|| split.again());
             }
             Names::Listed(list) => {
                 for name in list {
-                    if reading.expected() == &**name {
-                        add(name, &reading.take_expected());
-                    } else {
-                        add(name, &reading.find(name));
-                    }
+                    weighing.see(name, reading.find(name));
                 }
+                weighing.look(&reading);
                 reading.finish(|| list.iter().map(|name| &**name));
             }
         }
-        Some(outcome)
+        if !weighing.outdated.is_empty() {
+            self.shapes.fell_behind(&query.shape);
+        }
+        Some(weighing.outcome)
     }
 
     /// Full nodes: the inventory comes from the objects, usage from the ledger where it knows the node. Nothing is remembered:
@@ -273,7 +368,7 @@ impl Extender {
         given: &'a [GivenNode<'a>],
         settings: &Settings,
     ) -> FilterResult<'a> {
-        let holds = self.other_holds(query, settings, (self.clock)());
+        let holds = self.held_nodes(settings, (self.clock)());
         let situation = Situation::new(&self.ledger, &query.record, holds);
         // As long as it is held, all nodes are ranked for the same target.
         let _judge = query.shape.judge();

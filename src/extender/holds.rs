@@ -26,18 +26,100 @@ struct Hold {
     until: Instant,
 }
 
-/// One node that others will probably go to.
+/// One pod that will probably go to a node.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) uid: Arc<str>,
-    pub(super) node: Arc<NodeEntry>,
     pub(super) holdings: Arc<[Holding]>,
+}
+
+/// One node that pods will probably go to.
+#[derive(Debug, Clone)]
+pub(super) struct HeldNode {
+    /// Another one after each change.
+    pub(super) stamp: u64,
+    pub(super) pods: Vec<Held>,
+}
+
+/// All of these nodes, as they are at one moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HeldNodes {
+    /// By slot of the ledger's nodes.
+    nodes: HashMap<usize, HeldNode>,
+    /// One bit a slot: most nodes are held by nobody, and 5,000 of them must be told apart quickly.
+    marks: Vec<u64>,
 }
 
 /// All holds, by pod UID.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
-    by_uid: Mutex<HashMap<Arc<str>, Hold>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_uid: HashMap<Arc<str>, Hold>,
+    /// The same by node.
+    nodes: Arc<HeldNodes>,
+    stamps: u64,
+}
+
+impl HeldNodes {
+    /// Whether anybody holds the node in this slot.
+    #[inline]
+    pub(super) fn is_held(&self, slot: usize) -> bool {
+        self.marks.get(slot / 64).is_some_and(|bits| bits >> (slot % 64) & 1 == 1)
+    }
+
+    /// Who does.
+    pub(super) fn on(&self, slot: usize) -> Option<&HeldNode> {
+        self.nodes.get(&slot)
+    }
+
+    fn change(&mut self, slot: usize, stamp: u64, change: impl FnOnce(&mut Vec<Held>)) {
+        let node = self.nodes.entry(slot).or_insert_with(|| HeldNode { stamp, pods: Vec::new() });
+        node.stamp = stamp;
+        change(&mut node.pods);
+        let is_held = !node.pods.is_empty();
+        if !is_held {
+            self.nodes.remove(&slot);
+        }
+        if self.marks.len() <= slot / 64 {
+            self.marks.resize(slot / 64 + 1, 0);
+        }
+        let bit = 1 << (slot % 64);
+        if is_held {
+            self.marks[slot / 64] |= bit;
+        } else {
+            self.marks[slot / 64] &= !bit;
+        }
+    }
+}
+
+impl Known {
+    fn add(&mut self, uid: &Arc<str>, hold: Hold) {
+        self.remove(uid);
+        self.stamps += 1;
+        let held = Held { uid: Arc::clone(uid), holdings: Arc::clone(&hold.holdings) };
+        // Copied only where a call still reads it.
+        Arc::make_mut(&mut self.nodes).change(hold.node.slot, self.stamps, |pods| pods.push(held));
+        self.by_uid.insert(Arc::clone(uid), hold);
+    }
+
+    fn remove(&mut self, uid: &str) {
+        let Some(hold) = self.by_uid.remove(uid) else { return };
+        self.stamps += 1;
+        Arc::make_mut(&mut self.nodes)
+            .change(hold.node.slot, self.stamps, |pods| pods.retain(|held| *held.uid != *uid));
+    }
+
+    fn remove_where(&mut self, is_over: impl Fn(&str, &Hold) -> bool) {
+        let over: Vec<_> =
+            self.by_uid.iter().filter(|(uid, hold)| is_over(uid, hold)).map(|(uid, _)| Arc::clone(uid)).collect();
+        for uid in over {
+            self.remove(&uid);
+        }
+    }
 }
 
 impl Holds {
@@ -50,16 +132,15 @@ impl Holds {
         now: Instant,
         lasts: Duration,
     ) {
-        let mut holds = self.lock();
-        if holds.len() >= MOST && !holds.contains_key(uid) {
-            holds.retain(|_, hold| hold.until > now);
-            if holds.len() >= MOST
-                && let Some(oldest) = holds.iter().min_by_key(|(_, hold)| hold.since).map(|(uid, _)| Arc::clone(uid))
-            {
-                holds.remove(&oldest);
+        let mut known = self.lock();
+        if known.by_uid.len() >= MOST && !known.by_uid.contains_key(uid) {
+            known.remove_where(|_, hold| hold.until <= now);
+            let oldest = known.by_uid.iter().min_by_key(|(_, hold)| hold.since).map(|(uid, _)| Arc::clone(uid));
+            if let Some(oldest) = oldest.filter(|_| known.by_uid.len() >= MOST) {
+                known.remove(&oldest);
             }
         }
-        holds.insert(Arc::clone(uid), Hold { node, holdings, since: now, until: now + lasts });
+        known.add(uid, Hold { node, holdings, since: now, until: now + lasts });
     }
 
     /// Takes a pod's hold away.
@@ -67,34 +148,26 @@ impl Holds {
         self.lock().remove(uid);
     }
 
-    /// The holds of all pods but `uid`; drops those that are over: expired, on a node that is gone, or of a pod that is `placed`,
-    /// so that the ledger counts it now.
-    pub(super) fn others(&self, uid: &str, now: Instant, placed: impl Fn(&str) -> bool) -> Vec<Held> {
-        let mut holds = self.lock();
-        if holds.is_empty() {
-            return Vec::new();
-        }
-        holds.retain(|holder, hold| {
-            hold.until > now
-                && hold.node.version() != NodeEntry::UNKNOWN
-                && !(hold.since + DOUBTFUL <= now && placed(holder))
+    /// All holds; drops those that are over first: expired, on a node that is gone, or of a pod that is `placed`, so that the ledger
+    /// counts it now.
+    pub(super) fn current(&self, now: Instant, placed: impl Fn(&str) -> bool) -> Arc<HeldNodes> {
+        let mut known = self.lock();
+        known.remove_where(|holder, hold| {
+            hold.until <= now
+                || hold.node.version() == NodeEntry::UNKNOWN
+                || (hold.since + DOUBTFUL <= now && placed(holder))
         });
-        let others = holds.iter().filter(|(holder, _)| ***holder != *uid).map(|(holder, hold)| Held {
-            uid: Arc::clone(holder),
-            node: Arc::clone(&hold.node),
-            holdings: Arc::clone(&hold.holdings),
-        });
-        others.collect()
+        Arc::clone(&known.nodes)
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_uid.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Hold>> {
-        // The map is whole after any panic: each change is one call.
-        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // What a panic between two changes leaves behind is a hold too many or too few: advice.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,11 +188,17 @@ mod tests {
         ledger
     }
 
-    fn nodes(holds: &Holds, uid: &str, now: Instant, placed: &[&str]) -> Vec<String> {
-        let others = holds.others(uid, now, |uid| placed.contains(&uid));
-        let mut nodes: Vec<String> = others.iter().map(|held| held.node.name.to_string()).collect();
-        nodes.sort();
-        nodes
+    /// The nodes that others than `uid` hold.
+    fn nodes(holds: &Holds, uid: &str, now: Instant, placed: &[&str]) -> Vec<&'static str> {
+        let current = holds.current(now, |uid| placed.contains(&uid));
+        let by_others = |slot: usize| {
+            let held = current.on(slot).is_some_and(|node| node.pods.iter().any(|held| *held.uid != *uid));
+            assert!(!held || current.is_held(slot));
+            assert_eq!(current.is_held(slot), current.on(slot).is_some());
+            held
+        };
+        // In the order in which the ledger met them.
+        ["n1", "n2", "n3"].into_iter().enumerate().filter(|(slot, _)| by_others(*slot)).map(|(_, name)| name).collect()
     }
 
     fn put(holds: &Holds, ledger: &Ledger, uid: &str, node: &str, now: Instant) {
@@ -156,6 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn each_change_of_a_node_shows_in_its_stamp() {
+        let (holds, ledger, now) = (Holds::default(), ledger(), Instant::now());
+        let stamp = |slot: usize| holds.current(now, |_| false).on(slot).map(|node| node.stamp);
+        put(&holds, &ledger, "a", "n1", now);
+        put(&holds, &ledger, "b", "n2", now);
+        let (first, second) = (stamp(0), stamp(1));
+        put(&holds, &ledger, "c", "n1", now);
+        assert_ne!(stamp(0), first);
+        assert_eq!(stamp(1), second);
+        holds.remove("c");
+        assert!(stamp(0).is_some() && stamp(0) != first, "the same holds, and still another stamp");
+    }
+
+    #[test]
     fn the_oldest_makes_room() {
         let (holds, ledger, now) = (Holds::default(), ledger(), Instant::now());
         put(&holds, &ledger, "first", "n1", now);
@@ -163,7 +256,7 @@ mod tests {
             put(&holds, &ledger, &i.to_string(), "n2", now + Duration::from_millis(1));
         }
         assert_eq!(holds.len(), MOST);
-        assert!(!nodes(&holds, "x", now, &[]).contains(&"n1".to_owned()));
+        assert!(!nodes(&holds, "x", now, &[]).contains(&"n1"));
         put(&holds, &ledger, "later", "n3", now + 2 * SECONDS);
         assert_eq!(holds.len(), 1);
     }

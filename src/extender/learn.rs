@@ -1,5 +1,5 @@
 //! Keeping rankings up to date beside the request path: builds the target when enough was learned, and looks at nodes
-//! that changed before a call asks about them.
+//! that changed, and at all nodes for pods of a new shape, before a call asks about them.
 //!
 //! One task per server. Where it falls behind or ends, calls do that work themselves, and rankings aim at an older
 //! target.
@@ -20,14 +20,14 @@ impl Extender {
     pub async fn keep_learning(self: Arc<Self>) {
         let mut learned = self.ledger.learned();
         learned.mark_changed();
-        let mut version = 0;
+        let (mut version, mut behind) = (0, false);
         loop {
             let aims = learned.has_changed().unwrap_or(false);
             if aims {
                 learned.mark_unchanged();
             }
             let now = self.ledger.version();
-            if aims || version != now {
+            if aims || behind || version != now {
                 let since = std::mem::replace(&mut version, now);
                 let extender = Arc::clone(&self);
                 if let Err(error) = tokio::task::spawn_blocking(move || extender.keep_up(aims, since)).await {
@@ -36,19 +36,19 @@ impl Extender {
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            // A shape that is behind does not wait for the end of the pause.
+            behind = tokio::time::timeout(PAUSE, self.shapes.behind.notified()).await.is_ok();
         }
     }
 
     /// Once; `aims` where the target is to be built anew, else what changed after version `since` is looked at.
-    fn keep_up(&self, aims: bool, since: u64) {
-        let mut nodes = self.ledger.nodes();
+    pub(super) fn keep_up(&self, aims: bool, since: u64) {
+        let nodes = self.ledger.nodes();
         if aims {
             let target = self.ledger.aim();
             self.shapes.aim(&target, &nodes);
         } else {
-            nodes.retain(|entry| entry.version() > since);
-            self.shapes.refresh(&nodes);
+            self.shapes.refresh(&nodes, since);
         }
     }
 }

@@ -35,7 +35,7 @@ impl<'a> Split<'a> {
     /// Whether these names are plainly written; tells `visit` each of them with its node. Where it ends in `false`, what was
     /// visited counts for nothing.
     #[must_use]
-    pub(super) fn each(&self, reading: &mut Reading<'_>, mut visit: impl FnMut(&'a str, &Found<'_>)) -> bool {
+    pub(super) fn each(&self, reading: &mut Reading<'_>, mut visit: impl FnMut(&'a str, Found)) -> bool {
         let text = self.names;
         let bytes = text.as_bytes();
         if text.trim_ascii_end() == "]}" {
@@ -47,20 +47,18 @@ impl<'a> Split<'a> {
                 return false;
             }
             let start = at + 1;
-            let expected = reading.expected();
-            let end = start + expected.len();
             let rest = &bytes[start..];
-            if !expected.is_empty() && rest.starts_with(expected.as_bytes()) && bytes.get(end) == Some(&b'"') {
-                let Some(name) = text.get(start..end) else { return false };
-                visit(name, &reading.take_expected());
-                at = end + 1;
+            if let Some((length, found)) = reading.take_expected(rest) {
+                let Some(name) = text.get(start..start + length) else { return false };
+                visit(name, found);
+                at = start + length + 1;
             } else {
                 let Some(length) = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)) else { return false };
                 let Some(name) = text.get(start..start + length) else { return false };
                 if rest[length] != b'"' {
                     return false;
                 }
-                visit(name, &reading.find(name));
+                visit(name, reading.find(name));
                 at = start + length + 1;
             }
             match bytes.get(at) {

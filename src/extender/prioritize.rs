@@ -10,6 +10,7 @@ use super::filter::{Candidate, better};
 use super::metrics::observe;
 use super::nodes::given_nodes;
 use super::query::Query;
+use super::roster::Found;
 use super::situation::{Situation, Weighed};
 use super::{Extender, Refusal, json};
 use crate::kube_api::extender::{Args, HostPriority};
@@ -40,7 +41,7 @@ impl Extender {
             let equal: Vec<_> = names.iter().map(|host| HostPriority { host, score: 0 }).collect();
             return Ok(json(&equal));
         };
-        let holds = self.other_holds(&query, &settings, (self.clock)());
+        let holds = self.held_nodes(&settings, (self.clock)());
         let situation = Situation::new(&self.ledger, &query.record, holds);
         let weighed: Vec<Option<Weighed>> = match &given {
             Some(given) => {
@@ -51,10 +52,10 @@ impl Extender {
             None => {
                 let mut judge = query.shape.judge();
                 let mut reading = self.roster.read(&self.ledger);
-                let mut weigh = |name: &&str| {
-                    let expected = reading.expected() == *name;
-                    let found = if expected { reading.take_expected() } else { reading.find(name) };
-                    found.entry().map(|entry| situation.weigh(&mut judge, entry))
+                let mut weigh = |name: &&str| match reading.find(name) {
+                    Found::Known { position, .. } => Some(situation.weigh(&mut judge, reading.entry(position))),
+                    Found::Fresh(entry) => Some(situation.weigh(&mut judge, &entry)),
+                    Found::Unknown => None,
                 };
                 names.iter().map(&mut weigh).collect()
             }

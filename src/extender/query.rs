@@ -39,14 +39,14 @@ impl Query {
             return Ok(None);
         }
         let (cpu, memory) = host_requests(pod);
-        let shape = shapes.of(parsed.request, cpu, memory, policies);
+        let shape = shapes.of(&parsed.request, cpu, memory, policies);
         let text = |text: &Option<crate::kube_api::pod::Text<'_>>| Arc::from(text.as_deref().unwrap_or_default());
         let record = PodRecord {
             uid: text(&pod.metadata.uid),
             namespace: text(&pod.metadata.namespace),
             name: text(&pod.metadata.name),
             priority: pod.spec.priority.unwrap_or(0),
-            request: Arc::clone(&shape.request),
+            request: Arc::new(parsed.request),
             cpu,
             memory,
         };

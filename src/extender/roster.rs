@@ -1,8 +1,9 @@
 //! From names to the ledger's nodes, quickly.
 //!
 //! kube-scheduler sends thousands of names in every call, nearly always in the order of the call before. The roster remembers the
-//! nodes in that order: where the next name is the one expected, comparing it costs a few nanoseconds; where it is not, a
-//! hash table finds it. Written and read by filter. It is only a memory: a node that the ledger has dropped or that the roster
+//! nodes in that order: where the next name is one of those expected, comparing it costs a few nanoseconds; where it is not, a
+//! hash table finds it. Several are expected at a time, because kube-scheduler's workers each go through a stretch of the nodes and
+//! their finds come interleaved. Written and read by filter. It is only a memory: a node that the ledger has dropped or that the roster
 //! does not know yet is looked up in the ledger.
 
 use std::collections::HashMap;
@@ -13,16 +14,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::ledger::{Ledger, NodeEntry};
+use crate::ledger::{Block, Ledger, NodeEntry};
 
 /// Nodes in the order in which kube-scheduler names them.
 #[derive(Debug, Default)]
 struct Order {
     entries: Vec<Arc<NodeEntry>>,
+    /// Beside the entries.
+    slots: Vec<u32>,
+    /// Where the versions of these slots are, by their block.
+    blocks: Vec<Option<Arc<Block>>>,
     /// All names one after the other: read in sequence, not by pointer.
     names: String,
     /// Where each name ends.
-    ends: Vec<usize>,
+    ends: Vec<u32>,
     positions: HashMap<Arc<str>, usize, BuildHasherDefault<NameHasher>>,
 }
 
@@ -30,18 +35,39 @@ impl Order {
     fn of(entries: Vec<Arc<NodeEntry>>) -> Self {
         let mut order = Self::default();
         for entry in entries {
+            // More than the API server could list; such nodes are looked up in the ledger.
+            let (Ok(slot), Ok(end)) = (u32::try_from(entry.slot), u32::try_from(order.names.len() + entry.name.len()))
+            else {
+                continue;
+            };
             let Entry::Vacant(vacant) = order.positions.entry(Arc::clone(&entry.name)) else { continue };
             vacant.insert(order.entries.len());
             order.names.push_str(&entry.name);
-            order.ends.push(order.names.len());
+            order.ends.push(end);
+            order.slots.push(slot);
+            let block = entry.slot / Block::SLOTS;
+            if order.blocks.len() <= block {
+                order.blocks.resize(block + 1, None);
+            }
+            order.blocks[block].get_or_insert_with(|| Arc::clone(entry.block()));
             order.entries.push(entry);
         }
         order
     }
 
-    fn name(&self, position: usize) -> Option<&str> {
-        let start = if position == 0 { 0 } else { *self.ends.get(position - 1)? };
-        self.names.get(start..*self.ends.get(position)?)
+    #[inline]
+    fn name(&self, position: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(position)?;
+        let start = if position == 0 { 0 } else { self.ends[position - 1] };
+        self.names.as_bytes().get(start as usize..end as usize)
+    }
+
+    /// The slot there, and the version of its node.
+    #[inline]
+    fn at(&self, position: usize) -> Option<(usize, u64)> {
+        let slot = *self.slots.get(position)? as usize;
+        let block = self.blocks.get(slot / Block::SLOTS)?.as_ref()?;
+        Some((slot, block.version(slot)))
     }
 }
 
@@ -56,35 +82,34 @@ pub(super) struct Roster {
 /// How many calls pass before the order is learned anew because it no longer helps.
 const PATIENCE: u32 = 64;
 
+/// How many names are expected at a time: one for each of kube-scheduler's workers that run at once, more or less.
+const EXPECTED: usize = 4;
+
 /// The names of one call, one after the other.
 #[derive(Debug)]
 pub(super) struct Reading<'r> {
     roster: &'r Roster,
     ledger: &'r Ledger,
     order: arc_swap::Guard<Arc<Order>>,
-    expected: usize,
+    /// Positions of which one probably comes next.
+    expected: [usize; EXPECTED],
+    /// Which of them gives way to the next surprise.
+    oldest: usize,
     found: usize,
     surprises: usize,
     /// Nodes that the roster did not know, or knew in a former life.
     fresh: Vec<Arc<NodeEntry>>,
 }
 
-/// A node of the roster, or one just looked up.
+/// What the name stands for.
 #[derive(Debug)]
-pub(super) enum Found<'r> {
-    Known(&'r Arc<NodeEntry>),
+pub(super) enum Found {
+    /// A node of the roster, at its newest version.
+    Known { position: usize, slot: usize, version: u64 },
+    /// One that was just looked up.
     Fresh(Arc<NodeEntry>),
+    /// None of the ledger's nodes.
     Unknown,
-}
-
-impl Found<'_> {
-    pub(super) fn entry(&self) -> Option<&Arc<NodeEntry>> {
-        match self {
-            Self::Known(entry) => Some(entry),
-            Self::Fresh(entry) => Some(entry),
-            Self::Unknown => None,
-        }
-    }
 }
 
 impl Roster {
@@ -93,7 +118,8 @@ impl Roster {
             roster: self,
             ledger,
             order: self.order.load(),
-            expected: 0,
+            expected: std::array::from_fn(|at| if at == 0 { 0 } else { usize::MAX }),
+            oldest: 1,
             found: 0,
             surprises: 0,
             fresh: Vec::new(),
@@ -102,36 +128,57 @@ impl Roster {
 }
 
 impl Reading<'_> {
-    /// The name that probably comes next.
-    pub(super) fn expected(&self) -> &str {
-        self.order.name(self.expected).unwrap_or_default()
-    }
-
-    /// The node of the name that [`Reading::expected`] told; `None` where there is none in the ledger any more.
-    pub(super) fn take_expected(&mut self) -> Found<'_> {
-        self.take(self.expected)
+    /// Where `rest` begins with one of the expected names and a quote: how long it is, and its node.
+    #[inline]
+    pub(super) fn take_expected(&mut self, rest: &[u8]) -> Option<(usize, Found)> {
+        for at in 0..EXPECTED {
+            let position = self.expected[at];
+            let Some(name) = self.order.name(position) else { continue };
+            // Names that come one after the other differ at their ends.
+            if rest.get(name.len()) == Some(&b'"')
+                && rest[..name.len()].ends_with(&name[name.len().saturating_sub(8)..])
+                && rest.starts_with(name)
+            {
+                let length = name.len();
+                self.expected[at] = position + 1;
+                return Some((length, self.take(position)));
+            }
+        }
+        None
     }
 
     /// The node of any other name.
-    pub(super) fn find(&mut self, name: &str) -> Found<'_> {
+    pub(super) fn find(&mut self, name: &str) -> Found {
         self.surprises += 1;
         match self.order.positions.get(name) {
-            Some(position) => self.take(*position),
+            Some(position) => {
+                let position = *position;
+                self.expected[self.oldest] = position + 1;
+                self.oldest = (self.oldest + 1) % EXPECTED;
+                self.take(position)
+            }
             None => self.look_up(name),
         }
     }
 
-    fn take(&mut self, position: usize) -> Found<'_> {
-        self.expected = position + 1;
-        if self.order.entries.get(position).is_some_and(|entry| entry.version() != NodeEntry::UNKNOWN) {
+    /// The node there: one that was [`Found::Known`] in this reading.
+    pub(super) fn entry(&self, position: usize) -> &NodeEntry {
+        &self.order.entries[position]
+    }
+
+    #[inline]
+    fn take(&mut self, position: usize) -> Found {
+        if let Some((slot, version)) = self.order.at(position)
+            && version != NodeEntry::UNKNOWN
+        {
             self.found += 1;
-            return Found::Known(&self.order.entries[position]);
+            return Found::Known { position, slot, version };
         }
-        let name = self.order.name(position).unwrap_or_default().to_owned();
+        let name = self.order.entries.get(position).map(|entry| Arc::clone(&entry.name)).unwrap_or_default();
         self.look_up(&name)
     }
 
-    fn look_up(&mut self, name: &str) -> Found<'_> {
+    fn look_up(&mut self, name: &str) -> Found {
         match self.ledger.node(name) {
             Some(entry) => {
                 self.fresh.push(Arc::clone(&entry));
@@ -202,17 +249,47 @@ mod tests {
         }
         let roster = Roster::default();
         roster.learn(["c", "a", "c", "b", "a"].iter().filter_map(|name| ledger.node(name)).collect());
+        let slot = |found: Found| match found {
+            Found::Known { slot, .. } => Some(slot),
+            Found::Fresh(entry) => Some(entry.slot),
+            Found::Unknown => None,
+        };
+        let slots: Vec<_> = ["a", "b", "c"].iter().map(|name| ledger.node(name).map(|entry| entry.slot)).collect();
         let mut reading = roster.read(&ledger);
-        for name in ["b", "a", "c"] {
-            assert_eq!(&*reading.find(name).entry().unwrap().name, name);
+        for (name, at) in [("b", 1), ("a", 0), ("c", 2)] {
+            assert_eq!(slot(reading.find(name)), slots[at]);
         }
-        assert!(reading.find("d").entry().is_none());
+        assert!(matches!(reading.find("d"), Found::Unknown));
         let mut reading = roster.read(&ledger);
-        for name in ["c", "a", "b"] {
-            assert_eq!(reading.expected(), name);
-            assert_eq!(&*reading.take_expected().entry().unwrap().name, name);
+        for (rest, at) in [("c\",\"a\"", 2), ("a\",", 0), ("b\"", 1)] {
+            let (length, found) = reading.take_expected(rest.as_bytes()).unwrap();
+            assert_eq!((length, slot(found)), (1, slots[at]));
         }
-        assert_eq!(reading.expected(), "");
+        assert!(reading.take_expected(b"a\"").is_none());
         assert_eq!(reading.surprises, 0);
+    }
+
+    #[test]
+    fn follows_several_stretches_at_a_time() {
+        let ledger = Ledger::default();
+        let names: Vec<String> = (0..400).map(|i| format!("node-{i:03}")).collect();
+        for name in &names {
+            let node = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
+            ledger.apply_node(&serde_json::from_str::<NodeView<'_>>(&node).unwrap());
+        }
+        let roster = Roster::default();
+        roster.learn(names.iter().filter_map(|name| ledger.node(name)).collect());
+        let mut reading = roster.read(&ledger);
+        for i in 0..100 {
+            for stretch in 0..4 {
+                let name = &names[stretch * 100 + i];
+                let Some((_, found)) = reading.take_expected(format!("{name}\"").as_bytes()) else {
+                    reading.find(name);
+                    continue;
+                };
+                assert!(matches!(found, Found::Known { position, .. } if position == stretch * 100 + i));
+            }
+        }
+        assert!(reading.surprises <= 4, "{}", reading.surprises);
     }
 }

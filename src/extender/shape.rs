@@ -4,21 +4,39 @@
 //! remembers its verdict on each node together with the version of the node that it was made on; only nodes that
 //! changed are judged anew. Written and read by filter and prioritize, and by a task beside them that looks at what
 //! changed before they ask. Bounded; losing a shape costs one slower call.
+//!
+//! What is out of date is still a guess: a call that finds more of it than it has time for looks at the most promising
+//! nodes and leaves the rest to the task. A new shape begins with the guesses of the most similar one.
+
+mod cell;
+mod likeness;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
+pub(super) use cell::Glance;
+
+use super::situation::Weighed;
 use crate::gpu::fit::{Policies, rank};
 use crate::gpu::node::Node;
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{GpuPolicy, NodePolicy, PodRequest};
 use crate::gpu::target::Target;
 use crate::ledger::{NodeEntry, NodeState, Snapshot};
+use cell::Cell;
 
 /// How many shapes are remembered. One takes 16 bytes a node.
 const MOST: usize = 192;
+
+/// A shape that was not asked about for so many calls is not kept up to date.
+const RECENT: u64 = 2_048;
+
+/// How many nodes held by other pods are remembered beside the verdicts.
+const MOST_BESIDE: usize = 512;
 
 /// All that a verdict depends on beside the node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,69 +50,32 @@ struct Key {
 /// What pods of one kind ask for, and the verdicts on it so far.
 #[derive(Debug)]
 pub(super) struct Shape {
+    /// The containers' names are their positions: pods that differ in no more have one shape.
     pub(super) request: Arc<PodRequest>,
     pub(super) cpu: i64,
     pub(super) memory: i64,
     pub(super) policies: Policies,
-    /// What all its scores were made for. Changes only while `verdicts` is locked, together with all of them.
+    /// What all its scores were made for. Changes only while `remembered` is locked, together with all of them.
     target: ArcSwap<Target>,
-    verdicts: Mutex<Vec<Cell>>,
+    remembered: Mutex<Remembered>,
+    /// A call found more out of date than it looked at.
+    behind: AtomicBool,
 }
 
-/// A verdict on one version of a node, in 16 bytes: with thousands of nodes and many shapes it is their number that
-/// costs memory and time.
+#[derive(Debug, Default)]
+struct Remembered {
+    /// By the nodes' slots.
+    cells: Vec<Cell>,
+    /// Nodes that others will probably go to, by slot.
+    beside: HashMap<usize, Beside>,
+}
+
+/// A node as it would be once those who will probably go there have come.
 #[derive(Debug, Clone, Copy)]
-struct Cell {
-    /// The snapshot's version in the lower bits, what else is known of it in the upper eight.
-    tag: u64,
-    /// The score where it fits.
-    score: f64,
-}
-
-impl Cell {
-    const NEVER: Self = Self { tag: u64::MAX, score: 0.0 };
-    const VERSION: u64 = (1 << 56) - 1;
-    /// 0 where the pod fits, else one more than the reason.
-    const REASON: u64 = 0x1f << 56;
-    const REPELS: u64 = 1 << 61;
-    const NOMINATED: u64 = 1 << 62;
-
-    fn new(version: u64, Glance { verdict, repels, nominated }: Glance) -> Self {
-        let mut tag = version & Self::VERSION;
-        if repels {
-            tag |= Self::REPELS;
-        }
-        if nominated {
-            tag |= Self::NOMINATED;
-        }
-        match verdict {
-            Ok(score) => Self { tag, score },
-            Err(reason) => Self { tag: tag | (reason as u64 + 1) << 56, score: 0.0 },
-        }
-    }
-
-    fn is_of(self, version: u64) -> bool {
-        // `NEVER` has all bits set: no version that large is ever reached.
-        self.tag & Self::VERSION == version
-    }
-
-    fn read(self) -> Glance {
-        let verdict = match (self.tag & Self::REASON) >> 56 {
-            0 => Ok(self.score),
-            code => Err(Reason::ALL[(code as usize - 1).min(Reason::ALL.len() - 1)]),
-        };
-        Glance { verdict, repels: self.tag & Self::REPELS != 0, nominated: self.tag & Self::NOMINATED != 0 }
-    }
-}
-
-/// What is known of a node for pods of one shape, leaving out what other pods will probably do.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Glance {
-    pub(super) verdict: Verdict,
-    /// It carries a `PreferNoSchedule` taint.
-    pub(super) repels: bool,
-    /// Pods are nominated to it.
-    pub(super) nominated: bool,
+struct Beside {
+    version: u64,
+    stamp: u64,
+    weighed: Weighed,
 }
 
 /// Whether a node can take a pod, and how good that would be for the cluster.
@@ -104,13 +85,13 @@ pub(super) type Verdict = Result<f64, Reason>;
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     pub(super) shape: &'a Shape,
-    cells: MutexGuard<'a, Vec<Cell>>,
+    remembered: MutexGuard<'a, Remembered>,
 }
 
 impl Shape {
     /// For one call: concurrent calls about the same shape wait for each other, which kube-scheduler never makes.
     pub(super) fn judge(&self) -> Judge<'_> {
-        Judge { shape: self, cells: lock(&self.verdicts) }
+        Judge { shape: self, remembered: lock(&self.remembered) }
     }
 
     /// Without memory: for nodes as nobody else sees them.
@@ -136,18 +117,55 @@ impl Shape {
 }
 
 impl Judge<'_> {
+    /// What is known of a slot's node at this version.
+    #[inline]
+    pub(super) fn known(&self, slot: usize, version: u64) -> Option<Glance> {
+        self.remembered.cells.get(slot).filter(|cell| cell.is_of(version)).map(|cell| cell.read())
+    }
+
+    /// How good that node probably is, and whether it repels; `None` where nobody has looked at it.
+    pub(super) fn guess(&self, slot: usize) -> Option<(f64, bool)> {
+        self.remembered.cells.get(slot).and_then(|cell| cell.guess())
+    }
+
     /// A look at one of the ledger's nodes as it is now.
     pub(super) fn glance(&mut self, entry: &NodeEntry) -> Glance {
-        make_room(&mut self.cells, entry.slot);
-        let cell = &mut self.cells[entry.slot];
-        if !cell.is_of(entry.version()) {
-            let snapshot = entry.current.load();
-            // Only rarely is the target not the same as a moment ago, hence it is not kept at hand.
-            *cell = Cell::new(snapshot.version, self.shape.look(&snapshot, &self.shape.target.load()));
+        if let Some(glance) = self.known(entry.slot, entry.version()) {
+            return glance;
         }
-        cell.read()
+        let cells = &mut self.remembered.cells;
+        make_room(cells, entry.slot);
+        let snapshot = entry.current.load();
+        // Only rarely is the target not the same as a moment ago, hence it is not kept at hand.
+        let glance = self.shape.look(&snapshot, &self.shape.target.load());
+        cells[entry.slot] = Cell::new(snapshot.version, glance);
+        glance
+    }
+
+    /// How many nodes that are out of date a call may look at.
+    pub(super) fn looks(&self) -> usize {
+        if self.shape.target.load().is_dear() { DEAR_LOOKS } else { LOOKS }
+    }
+
+    /// This version of a slot's node beside the holds of this stamp: as it was found before, or as `weigh` finds it.
+    pub(super) fn beside(&mut self, slot: usize, version: u64, stamp: u64, weigh: impl FnOnce() -> Weighed) -> Weighed {
+        let beside = &mut self.remembered.beside;
+        if let Some(known) = beside.get(&slot).filter(|known| known.version == version && known.stamp == stamp) {
+            return known.weighed;
+        }
+        if beside.len() >= MOST_BESIDE {
+            beside.clear();
+        }
+        let weighed = weigh();
+        beside.insert(slot, Beside { version, stamp, weighed });
+        weighed
     }
 }
+
+/// About as much time as reading 5,000 names takes.
+const LOOKS: usize = 192;
+/// Where each state of a node costs tens of microseconds.
+const DEAR_LOOKS: usize = 24;
 
 /// The shapes last asked about.
 #[derive(Debug, Default)]
@@ -155,6 +173,8 @@ pub(super) struct Shapes {
     known: Mutex<Known>,
     /// For shapes not met before.
     target: ArcSwap<Target>,
+    /// Some shape is behind.
+    pub(super) behind: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -165,9 +185,15 @@ struct Known {
 }
 
 impl Shapes {
+    /// No shape yet; the first ones are ranked for this target.
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self { target: ArcSwap::new(target), ..Self::default() }
+    }
+
     /// The shape of these pods, remembered or new.
-    pub(super) fn of(&self, request: PodRequest, cpu: i64, memory: i64, policies: Policies) -> Arc<Shape> {
-        let key = Key { request: Arc::new(request), cpu, memory, policies: (policies.node, policies.gpu) };
+    pub(super) fn of(&self, request: &PodRequest, cpu: i64, memory: i64, policies: Policies) -> Arc<Shape> {
+        let request = Arc::new(likeness::unnamed(request));
+        let key = Key { request, cpu, memory, policies: (policies.node, policies.gpu) };
         let mut known = lock(&self.known);
         known.calls += 1;
         let now = known.calls;
@@ -181,49 +207,82 @@ impl Shapes {
                 known.shapes.remove(&oldest);
             }
         }
+        let target = self.target.load_full();
+        let guesses = known.guesses(&key, &target);
         let shape = Arc::new(Shape {
             request: Arc::clone(&key.request),
             cpu,
             memory,
             policies,
-            target: ArcSwap::new(self.target.load_full()),
-            verdicts: Mutex::default(),
+            target: ArcSwap::new(target),
+            remembered: Mutex::new(Remembered { cells: guesses, ..Remembered::default() }),
+            behind: AtomicBool::default(),
         });
         known.shapes.insert(key, (Arc::clone(&shape), now));
+        drop(known);
+        self.fell_behind(&shape);
         shape
+    }
+
+    /// Much of this shape is out of date.
+    pub(super) fn fell_behind(&self, shape: &Shape) {
+        shape.behind.store(true, Ordering::Relaxed);
+        self.behind.notify_one();
+    }
+}
+
+impl Known {
+    /// What the shape most like this one knows.
+    fn guesses(&self, key: &Key, target: &Arc<Target>) -> Vec<Cell> {
+        let similar = self.shapes.iter().filter_map(|(other, (shape, _))| {
+            let same = other.policies == key.policies && Arc::ptr_eq(&shape.target.load(), target);
+            let distance = same.then(|| likeness::distance(key, other)).flatten()?;
+            Some((distance, shape))
+        });
+        let nearest = similar.min_by(|a, b| a.0.total_cmp(&b.0));
+        // A call that holds this lock has never waited for the list of shapes.
+        nearest.map_or_else(Vec::new, |(_, shape)| lock(&shape.remembered).cells.iter().map(|c| c.guessed()).collect())
     }
 }
 
 impl Shapes {
     /// From now on everything is ranked for this target: new shapes at once, known ones once all their scores are
-    /// there, the last used first, so that no call waits for them.
+    /// there, the last used first, so that no call waits for them. Of shapes that nobody asked about for long only guesses are
+    /// kept.
     pub(super) fn aim(&self, target: &Arc<Target>, nodes: &[Arc<NodeEntry>]) {
         self.target.store(Arc::clone(target));
-        for shape in self.by_use() {
-            let cells = shape.cells(nodes, target);
-            let mut verdicts = lock(&shape.verdicts);
+        for (shape, recent) in self.by_use() {
+            let cells = recent.then(|| shape.cells(nodes, target));
+            let mut remembered = lock(&shape.remembered);
+            let cells = cells.unwrap_or_else(|| remembered.cells.iter().map(|cell| cell.guessed()).collect());
             shape.target.store(Arc::clone(target));
-            let before = std::mem::replace(&mut *verdicts, cells);
-            drop(verdicts);
+            let before = std::mem::replace(&mut *remembered, Remembered { cells, ..Remembered::default() });
+            drop(remembered);
             // Megabytes, given back after the lock.
             drop(before);
         }
     }
 
-    /// Looks at nodes that changed, so that the next call need not.
-    pub(super) fn refresh(&self, changed: &[Arc<NodeEntry>]) {
-        for shape in self.by_use() {
-            shape.refresh(changed);
+    /// Looks at nodes that changed, so that the next call need not; for shapes that fell behind, at all that are out of date.
+    pub(super) fn refresh(&self, all: &[Arc<NodeEntry>], since: u64) {
+        let changed: Vec<_> = all.iter().filter(|entry| entry.version() > since).cloned().collect();
+        for (shape, recent) in self.by_use() {
+            if shape.behind.swap(false, Ordering::Relaxed) {
+                shape.refresh(all);
+            } else if recent {
+                shape.refresh(&changed);
+            }
         }
     }
 
-    /// The last used first.
-    fn by_use(&self) -> Vec<Arc<Shape>> {
+    /// The last used first, and whether that was recently.
+    fn by_use(&self) -> Vec<(Arc<Shape>, bool)> {
         let known = lock(&self.known);
+        let now = known.calls;
         let mut shapes: Vec<_> = known.shapes.values().map(|(shape, used)| (*used, Arc::clone(shape))).collect();
         drop(known);
         shapes.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
-        shapes.into_iter().map(|(_, shape)| shape).collect()
+        shapes.into_iter().map(|(used, shape)| (shape, now - used < RECENT)).collect()
     }
 }
 
@@ -241,9 +300,10 @@ impl Shape {
 
     fn refresh(&self, changed: &[Arc<NodeEntry>]) {
         let (stale, target) = {
-            let verdicts = lock(&self.verdicts);
-            let is_stale =
-                |entry: &&Arc<NodeEntry>| verdicts.get(entry.slot).is_none_or(|cell| !cell.is_of(entry.version()));
+            let remembered = lock(&self.remembered);
+            let is_stale = |entry: &&Arc<NodeEntry>| {
+                remembered.cells.get(entry.slot).is_none_or(|cell| !cell.is_of(entry.version()))
+            };
             (changed.iter().filter(is_stale).collect::<Vec<_>>(), self.target.load_full())
         };
         for some in stale.chunks(AT_ONCE) {
@@ -254,13 +314,13 @@ impl Shape {
                     (entry.slot, Cell::new(snapshot.version, self.look(&snapshot, &target)))
                 })
                 .collect();
-            let mut verdicts = lock(&self.verdicts);
+            let mut remembered = lock(&self.remembered);
             if !Arc::ptr_eq(&target, &self.target.load()) {
                 return;
             }
             for (slot, cell) in fresh {
-                make_room(&mut verdicts, slot);
-                verdicts[slot] = cell;
+                make_room(&mut remembered.cells, slot);
+                remembered.cells[slot] = cell;
             }
         }
     }
@@ -289,29 +349,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod bounds {
     use std::sync::Arc;
 
     use super::*;
 
     #[test]
-    fn a_cell_tells_what_was_put_in() {
-        for (version, repels, nominated) in [(1, false, false), (u64::MAX >> 9, true, true), (7, true, false)] {
-            let verdicts = Reason::ALL.into_iter().map(Err).chain([Ok(0.0), Ok(-3.5), Ok(f64::MIN)]);
-            for verdict in verdicts {
-                let glance = Glance { verdict, repels, nominated };
-                let cell = Cell::new(version, glance);
-                assert!(cell.is_of(version) && !cell.is_of(version + 1));
-                assert_eq!(cell.read(), glance);
-            }
-        }
-        assert!(!Cell::NEVER.is_of(0) && !Cell::NEVER.is_of(1));
-    }
-
-    #[test]
     fn remembers_the_shapes_last_used() {
         let shapes = Shapes::default();
-        let shape = |cpu: i64| shapes.of(PodRequest::default(), cpu, 0, Policies::default());
+        let shape = |cpu: i64| shapes.of(&PodRequest::default(), cpu, 0, Policies::default());
         let first = shape(0);
         for cpu in 1..MOST as i64 {
             shape(cpu);

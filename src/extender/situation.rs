@@ -1,10 +1,9 @@
 //! What a ranking sees beside the ledger: where other pods will probably go, whose room is promised, and whether the pod itself
 //! is already on its way somewhere.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::holds::Held;
+use super::holds::HeldNodes;
 use super::promise::Promises;
 use super::records::PodRecord;
 use super::shape::{Glance, Judge, Shape, Verdict};
@@ -29,37 +28,40 @@ pub(super) struct Weighed {
 pub(super) struct Situation<'a> {
     ledger: &'a Ledger,
     pod: &'a PodRecord,
-    /// Holds of others, by slot of the ledger's nodes.
-    held: HashMap<usize, Vec<Held>>,
-    /// One bit a slot: most nodes are held by nobody, and 5,000 of them must be told apart quickly.
-    marks: Vec<u64>,
+    /// Where others will probably go, and the pod itself.
+    held: Arc<HeldNodes>,
     /// Where this pod is booked already, by a bind whose outcome kube-scheduler did not learn.
     pub(super) booked: Option<Arc<str>>,
 }
 
 impl<'a> Situation<'a> {
-    pub(super) fn new(ledger: &'a Ledger, pod: &'a PodRecord, holds: Vec<Held>) -> Self {
-        let mut held: HashMap<usize, Vec<Held>> = HashMap::new();
-        let mut marks = Vec::new();
-        for hold in holds {
-            let slot = hold.node.slot;
-            if marks.len() <= slot / 64 {
-                marks.resize(slot / 64 + 1, 0);
-            }
-            marks[slot / 64] |= 1 << (slot % 64);
-            held.entry(slot).or_default().push(hold);
-        }
+    pub(super) fn new(ledger: &'a Ledger, pod: &'a PodRecord, held: Arc<HeldNodes>) -> Self {
         let booked = ledger.pod(&pod.uid).and_then(|entry| entry.node.clone());
-        Self { ledger, pod, held, marks, booked }
+        Self { ledger, pod, held, booked }
+    }
+
+    /// Whether a verdict on the node in this slot depends on more than the node.
+    #[inline]
+    pub(super) fn is_plain(&self, slot: usize, glance: Glance) -> bool {
+        glance.verdict.is_err() || !(glance.nominated || self.held.is_held(slot))
     }
 
     /// Weighs one of the ledger's nodes.
     pub(super) fn weigh(&self, judge: &mut Judge<'_>, entry: &NodeEntry) -> Weighed {
-        let Glance { verdict, repels, nominated } = judge.glance(entry);
-        if verdict.is_err() || !(nominated || self.is_held(entry.slot)) {
+        let glance = judge.glance(entry);
+        let Glance { verdict, repels, nominated } = glance;
+        if self.is_plain(entry.slot, glance) {
             return Weighed { verdict, crowded: false, repels };
         }
-        self.adjust(judge.shape, entry, &entry.snapshot().state, verdict, repels)
+        let (shape, snapshot) = (judge.shape, entry.snapshot());
+        let adjust = || self.adjust(shape, entry, &snapshot.state, verdict, repels);
+        match self.held.on(entry.slot) {
+            // What depends on this pod alone is not remembered for all of its shape.
+            Some(held) if !nominated && held.pods.iter().all(|held| *held.uid != *self.pod.uid) => {
+                judge.beside(entry.slot, snapshot.version, held.stamp, adjust)
+            }
+            _ => adjust(),
+        }
     }
 
     /// Weighs a node that kube-scheduler sent, `entry` being what the ledger knows of the same name.
@@ -113,14 +115,16 @@ impl<'a> Situation<'a> {
         Promises::on(self.ledger, entry)?.applied(node, self.pod, shape.policies)
     }
 
+    /// Whether others than this pod hold the node.
     fn is_held(&self, slot: usize) -> bool {
-        self.marks.get(slot / 64).is_some_and(|bits| bits >> (slot % 64) & 1 == 1)
+        self.held.on(slot).is_some_and(|held| held.pods.iter().any(|held| *held.uid != *self.pod.uid))
     }
 
     /// Adds to a node just read what others hold there. A pod whose bind has come since its hold was read is in the node
     /// already: counted twice, it would drive this pod away from room that is there.
     fn book_held(&self, node: &mut Node, slot: usize) {
-        for hold in self.held.get(&slot).map_or(&[][..], Vec::as_slice) {
+        let others = self.held.on(slot).map_or(&[][..], |held| held.pods.as_slice()).iter();
+        for hold in others.filter(|held| *held.uid != *self.pod.uid) {
             if self.ledger.pod(&hold.uid).is_none_or(|pod| pod.node.is_none()) {
                 node.book(&hold.holdings);
             }
@@ -131,6 +135,7 @@ impl<'a> Situation<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extender::holds::Holds;
     use crate::extender::query::Query;
     use crate::extender::shape::Shapes;
     use crate::gpu::fit::Policies;
@@ -163,20 +168,23 @@ mod tests {
         let entry = ledger.node("n1").unwrap();
         let shapes = Shapes::default();
         let (first, second) = (third_of_a_card("a", &shapes), third_of_a_card("b", &shapes));
-        let weigh = |holds: Vec<Held>| {
-            let situation = Situation::new(&ledger, &second.record, holds);
+        let weigh = |held: &Arc<HeldNodes>| {
+            let situation = Situation::new(&ledger, &second.record, Arc::clone(held));
             situation.weigh_given(&second.shape, &entry.snapshot().state, Some(&entry), false)
         };
 
-        let holdings = Situation::new(&ledger, &first.record, Vec::new()).expect(&first.shape, &entry).unwrap();
-        let held = Held { uid: "a".into(), node: Arc::clone(&entry), holdings };
-        let beside_the_hold = weigh(vec![held.clone()]);
-        assert_ne!(beside_the_hold, weigh(Vec::new()), "a hold moves the ranking");
+        let holdings = Situation::new(&ledger, &first.record, Arc::default()).expect(&first.shape, &entry).unwrap();
+        let holds = Holds::default();
+        let now = std::time::Instant::now();
+        holds.put(&Arc::from("a"), Arc::clone(&entry), holdings, now, std::time::Duration::from_secs(5));
+        let held = holds.current(now, |_| false);
+        let beside_the_hold = weigh(&held);
+        assert_ne!(beside_the_hold, weigh(&Arc::default()), "a hold moves the ranking");
 
         let pod = BookingPod { uid: "a".into(), namespace: "d".into(), name: "a".into(), cpu: 0, memory: 0 };
         let choose =
             |node: &Node| place(node, &first.shape.request, Policies::default()).map(|p| (p.allocation, p.holdings));
         ledger.book("n1", &pod, choose).unwrap();
-        assert_eq!(weigh(vec![held]), beside_the_hold, "now the booking says the same, and nothing says it twice");
+        assert_eq!(weigh(&held), beside_the_hold, "now the booking says the same, and nothing says it twice");
     }
 }

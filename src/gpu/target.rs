@@ -153,6 +153,11 @@ impl Target {
         self.learned.is_empty()
     }
 
+    /// Whether a state of a node that was not met before costs tens of microseconds, not one.
+    pub(crate) fn is_dear(&self) -> bool {
+        !self.is_empty() && (self.weights.fill > 0.0 || self.weights.several > 0.0)
+    }
+
     /// What it is worth to put a pod on a node, where it takes `changes` of the devices, `cpu` millicores and
     /// `memory` bytes: greater is better, comparable between nodes, in thousandths of a card.
     pub(crate) fn value(&self, node: &Node, changes: &[Change], cpu: i64, memory: i64) -> f64 {

@@ -4,14 +4,13 @@
 //! What pods hold is kept whether or not the node's inventory lists the device, and counted again whenever it does.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
 use super::labels::Labels;
 use super::pods::{Damage, PodEntry};
-use super::version::Versions;
+use super::version::{Block, Slot, Versions};
 use crate::gpu::allocation::Holding;
 use crate::gpu::device::Refused;
 use crate::gpu::node::Node;
@@ -68,11 +67,11 @@ pub struct Snapshot {
 pub struct NodeEntry {
     /// The node's name.
     pub name: Arc<str>,
-    /// Dense and stable while the node lives: an index into caches.
+    /// Dense, and of no other node as long as anybody knows this entry: an index into caches.
     pub slot: usize,
     pub(crate) current: ArcSwap<Snapshot>,
-    /// See [`NodeEntry::version`].
-    published: AtomicU64,
+    /// Where the version of the newest snapshot is.
+    place: Slot,
     truth: Mutex<Truth>,
 }
 
@@ -144,7 +143,7 @@ impl PodKey {
 }
 
 impl NodeEntry {
-    pub(super) fn new(name: Arc<str>, slot: usize, versions: &Versions) -> Self {
+    pub(super) fn new(name: Arc<str>, place: Slot, versions: &Versions) -> Self {
         let nothing = Snapshot {
             version: versions.next(),
             state: NodeState::NoInventory,
@@ -154,13 +153,7 @@ impl NodeEntry {
             refused: Arc::default(),
             nominated: Arc::default(),
         };
-        Self {
-            name,
-            slot,
-            current: ArcSwap::from_pointee(nothing),
-            published: AtomicU64::new(Self::UNKNOWN),
-            truth: Mutex::default(),
-        }
+        Self { name, slot: place.index, current: ArcSwap::from_pointee(nothing), place, truth: Mutex::default() }
     }
 
     /// What [`NodeEntry::version`] says where there is no such Node object.
@@ -169,7 +162,12 @@ impl NodeEntry {
     /// The version of the newest snapshot, cheaper than the snapshot itself; [`NodeEntry::UNKNOWN`] where the Node object does not
     /// exist: pods alone also make an entry, because they may be seen first, and a reader may keep one that the ledger dropped.
     pub fn version(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.place.version()
+    }
+
+    /// Where its version is, and those of its neighbours: to read many at once.
+    pub fn block(&self) -> &Arc<Block> {
+        &self.place.block
     }
 
     /// The newest version.
@@ -192,7 +190,7 @@ impl NodeEntry {
         let snapshot = truth.snapshot(versions);
         let version = if truth.info.is_some() { snapshot.version } else { Self::UNKNOWN };
         self.current.store(Arc::new(snapshot));
-        self.published.store(version, Ordering::Release);
+        self.place.publish(version);
     }
 }
 

@@ -140,12 +140,17 @@ impl Ledger {
         if has_ended(pod) {
             self.drop_pod(uid, node_of(pod));
             self.learning.forget(uid);
-            self.ends.tell(uid);
+            self.listeners.ended(uid);
             return;
         }
         match node_of(pod) {
             Some(node) => self.apply_bound(uid, node, pod),
-            None => self.apply_pending(uid, pod),
+            None => {
+                self.apply_pending(uid, pod);
+                if self.is_ready() {
+                    self.listeners.pending(pod);
+                }
+            }
         }
     }
 
@@ -155,7 +160,7 @@ impl Ledger {
             let _turn = self.turn(uid);
             self.drop_pod(uid, node_of(pod));
             self.learning.forget(uid);
-            self.ends.tell(uid);
+            self.listeners.ended(uid);
         }
     }
 
