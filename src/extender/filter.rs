@@ -24,12 +24,22 @@ use crate::kube_api::pod::{PodView, Text};
 /// A node that fits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate<'a> {
-    pub(super) name: &'a str,
+    pub(super) name: &'a [u8],
     /// Fits, but not beside the pods that will probably go there before.
     pub(super) crowded: bool,
     pub(super) score: f64,
     /// Among the nodes asked about.
     pub(super) index: usize,
+}
+
+/// A node that does not fit.
+#[derive(Debug, Clone, Copy)]
+struct Failure<'a> {
+    name: &'a [u8],
+    /// Among the nodes asked about.
+    index: usize,
+    /// Absent where the ledger does not know the node.
+    reason: Option<Reason>,
 }
 
 /// What became of the nodes of one call.
@@ -41,8 +51,8 @@ struct Outcome<'a> {
     most: Option<usize>,
     /// The worst that may still be among the best.
     limit: Option<Candidate<'a>>,
-    /// Nodes that do not fit, as long as none did; the reason is absent where the ledger does not know the node.
-    failures: Vec<(&'a str, Option<Reason>)>,
+    /// Nodes that do not fit, as long as none did.
+    failures: Vec<Failure<'a>>,
     /// Whether a fitting node would rather not be chosen.
     repels: bool,
     count: usize,
@@ -63,19 +73,19 @@ impl<'a> Outcome<'a> {
     }
 
     /// The place of the next node among those asked about.
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> usize {
         self.count += 1;
         self.count - 1
     }
 
-    fn add(&mut self, name: &'a str, weighed: Option<Weighed>) {
+    fn add(&mut self, name: &'a [u8], weighed: Option<Weighed>) {
         let index = self.next();
         self.put(name, index, weighed);
     }
 
-    #[inline]
-    fn put(&mut self, name: &'a str, index: usize, weighed: Option<Weighed>) {
+    #[inline(always)]
+    fn put(&mut self, name: &'a [u8], index: usize, weighed: Option<Weighed>) {
         match weighed {
             Some(Weighed { verdict: Ok(score), crowded, repels }) => {
                 self.tally.fit();
@@ -84,16 +94,16 @@ impl<'a> Outcome<'a> {
             }
             Some(Weighed { verdict: Err(reason), .. }) => {
                 self.tally.reason(reason);
-                self.fail(name, Some(reason));
+                self.fail(Failure { name, index, reason: Some(reason) });
             }
             None => {
                 self.tally.unknown();
-                self.fail(name, None);
+                self.fail(Failure { name, index, reason: None });
             }
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fit(&mut self, candidate: Candidate<'a>) {
         if self.limit.is_some_and(|limit| better(&candidate, &limit).is_gt()) {
             return;
@@ -115,10 +125,18 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    fn fail(&mut self, name: &'a str, reason: Option<Reason>) {
+    fn fail(&mut self, failure: Failure<'a>) {
         if self.fits.is_empty() {
-            self.failures.push((name, reason));
+            self.failures.push(failure);
         }
+    }
+
+    /// As if all had been known: in the order in which they were asked about.
+    fn order(&mut self) {
+        if self.most.is_none() {
+            self.fits.sort_unstable_by_key(|candidate| candidate.index);
+        }
+        self.failures.sort_unstable_by_key(|failure| failure.index);
     }
 
     /// The best node, and those to return: the best few in order, or all as they came.
@@ -132,6 +150,11 @@ impl<'a> Outcome<'a> {
             None => (self.fits.iter().min_by(|a, b| better(a, b)).copied(), self.fits),
         }
     }
+}
+
+/// A name that was compared with one that is text, or found to be text.
+fn text(name: &[u8]) -> &str {
+    std::str::from_utf8(name).unwrap_or_default()
 }
 
 /// Better first; equal nodes by name, so that the same call always gets the same answer and equal nodes fill in one order.
@@ -152,7 +175,7 @@ struct Weighing<'a, 's> {
 /// One of them.
 #[derive(Debug)]
 struct Outdated<'a> {
-    name: &'a str,
+    name: &'a [u8],
     /// Among the nodes asked about.
     index: usize,
     /// In the roster.
@@ -162,8 +185,8 @@ struct Outdated<'a> {
 }
 
 impl<'a> Weighing<'a, '_> {
-    #[inline]
-    fn see(&mut self, name: &'a str, found: Found) {
+    #[inline(always)]
+    fn see(&mut self, name: &'a [u8], found: Found) {
         let index = self.outcome.next();
         match found {
             Found::Known { position, slot, version } => match self.judge.known(slot, version) {
@@ -317,14 +340,14 @@ impl Extender {
         let (best, kept) = outcome.choose();
         if settings.holds
             && !query.record.uid.is_empty()
-            && let Some(entry) = best.and_then(|best| self.ledger.node(best.name))
+            && let Some(entry) = best.and_then(|best| self.ledger.node(text(best.name)))
             && let Some(holdings) = situation.expect(&query.shape, &entry)
         {
             let lasts = settings.hold(query.waits_for_volume);
             self.holds.put(&query.record.uid, entry, holdings, now, lasts);
         }
         self.metrics.holds.set(self.holds.len() as i64);
-        Some(FilterResult { node_names: kept.iter().map(|c| c.name).collect(), ..FilterResult::default() })
+        Some(FilterResult { node_names: kept.iter().map(|c| text(c.name)).collect(), ..FilterResult::default() })
     }
 
     fn weigh_names<'a>(
@@ -343,13 +366,15 @@ impl Extender {
                     return None;
                 }
                 weighing.look(&reading);
-                reading.finish(|| split.again());
+                weighing.outcome.order();
+                reading.finish(|| split.again().map(text));
             }
             Names::Listed(list) => {
                 for name in list {
-                    weighing.see(name, reading.find(name));
+                    weighing.see(name.as_bytes(), reading.find(name));
                 }
                 weighing.look(&reading);
+                weighing.outcome.order();
                 reading.finish(|| list.iter().map(|name| &**name));
             }
         }
@@ -375,7 +400,7 @@ impl Extender {
         let weigh = |most: Option<usize>| {
             let mut outcome = Outcome::new(most);
             for node in given {
-                outcome.add(&node.name, Some(node.weigh(&situation, &query.shape)));
+                outcome.add(node.name.as_bytes(), Some(node.weigh(&situation, &query.shape)));
             }
             outcome
         };
@@ -390,7 +415,7 @@ impl Extender {
         let (_, kept) = outcome.choose();
         FilterResult {
             nodes: Some(kept.iter().map(|candidate| given[candidate.index].raw).collect()),
-            node_names: kept.iter().map(|candidate| candidate.name).collect(),
+            node_names: kept.iter().map(|candidate| text(candidate.name)).collect(),
             ..FilterResult::default()
         }
     }
@@ -407,17 +432,18 @@ impl Extender {
         pod: &PodView<'_>,
         settings: &Settings,
     ) -> FilterResult<'a> {
+        let failures: Vec<_> = outcome.failures.iter().map(|f| (text(f.name), f.reason)).collect();
         if let Some(unfit) = &self.unfit
             && outcome.count > 0
         {
-            unfit(&Unfit { record: &query.record, pod, asked: &outcome.failures });
+            unfit(&Unfit { record: &query.record, pod, asked: &failures });
         }
         // Before 1.38 kube-scheduler's dry run knows nothing of our verdict: it finds no victim, fails with a text that changes,
         // and requeues the pod for that.
         let version = settings.scheduler_version.or(self.api_version);
         let preemptible = version.is_some_and(|version| version >= Version::EMPTY_VICTIMS);
         let mut result = FilterResult::default();
-        for (name, failure) in &outcome.failures {
+        for (name, failure) in &failures {
             match failure {
                 Some(reason) if preemptible && reason.is_shortage() => result.failed.push((name, reason.as_str())),
                 Some(reason) => result.failed_and_unresolvable.push((name, reason.as_str())),
@@ -431,7 +457,7 @@ impl Extender {
 impl<'a> Names<'a> {
     fn find(self, wanted: &str) -> Option<&'a str> {
         match self {
-            Self::Plain(split) => split.again().find(|name| *name == wanted),
+            Self::Plain(split) => split.again().find(|name| *name == wanted.as_bytes()).map(text),
             Self::Listed(list) => list.iter().map(|name| &**name).find(|name| *name == wanted),
         }
     }

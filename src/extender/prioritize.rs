@@ -76,7 +76,7 @@ fn scores(names: &[&str], weighed: &[Option<Weighed>], booked: Option<&str>, pre
     order.sort_unstable_by(|a, b| {
         let unfit = |index: usize| (booked != Some(names[index]), score_of(index).is_none());
         let candidate = |index: usize| Candidate {
-            name: names[index],
+            name: names[index].as_bytes(),
             crowded: weighed[index].is_some_and(|weighed| weighed.crowded),
             score: score_of(index).unwrap_or(f64::NEG_INFINITY),
             index,

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,26 +25,25 @@ struct Order {
     slots: Vec<u32>,
     /// Where the versions of these slots are, by their block.
     blocks: Vec<Option<Arc<Block>>>,
-    /// All names one after the other: read in sequence, not by pointer.
-    names: String,
-    /// Where each name ends.
-    ends: Vec<u32>,
+    /// All names as a request has them, each up to the quote after it and then `,"`: whole stretches are compared at once.
+    text: Vec<u8>,
+    /// Where each name begins in it, and where the text ends.
+    starts: Vec<u32>,
     positions: HashMap<Arc<str>, usize, BuildHasherDefault<NameHasher>>,
 }
 
 impl Order {
     fn of(entries: Vec<Arc<NodeEntry>>) -> Self {
-        let mut order = Self::default();
+        let mut order = Self { starts: vec![0], ..Self::default() };
         for entry in entries {
+            let end = order.text.len() + entry.name.len() + BETWEEN.len();
             // More than the API server could list; such nodes are looked up in the ledger.
-            let (Ok(slot), Ok(end)) = (u32::try_from(entry.slot), u32::try_from(order.names.len() + entry.name.len()))
-            else {
-                continue;
-            };
+            let (Ok(slot), Ok(end)) = (u32::try_from(entry.slot), u32::try_from(end)) else { continue };
             let Entry::Vacant(vacant) = order.positions.entry(Arc::clone(&entry.name)) else { continue };
             vacant.insert(order.entries.len());
-            order.names.push_str(&entry.name);
-            order.ends.push(end);
+            order.text.extend_from_slice(entry.name.as_bytes());
+            order.text.extend_from_slice(BETWEEN);
+            order.starts.push(end);
             order.slots.push(slot);
             let block = entry.slot / Block::SLOTS;
             if order.blocks.len() <= block {
@@ -55,11 +55,13 @@ impl Order {
         order
     }
 
-    #[inline]
+    fn start(&self, position: usize) -> Option<usize> {
+        self.starts.get(position).map(|start| *start as usize)
+    }
+
     fn name(&self, position: usize) -> Option<&[u8]> {
-        let end = *self.ends.get(position)?;
-        let start = if position == 0 { 0 } else { self.ends[position - 1] };
-        self.names.as_bytes().get(start as usize..end as usize)
+        let end = self.start(position.checked_add(1)?)?;
+        self.text.get(self.start(position)?..end - BETWEEN.len())
     }
 
     /// The slot there, and the version of its node.
@@ -81,6 +83,9 @@ pub(super) struct Roster {
 
 /// How many calls pass before the order is learned anew because it no longer helps.
 const PATIENCE: u32 = 64;
+
+/// What stands between two names.
+const BETWEEN: &[u8] = b"\",\"";
 
 /// How many names are expected at a time: one for each of kube-scheduler's workers that run at once, more or less.
 const EXPECTED: usize = 4;
@@ -128,23 +133,34 @@ impl Roster {
 }
 
 impl Reading<'_> {
-    /// Where `rest` begins with one of the expected names and a quote: how long it is, and its node.
+    /// Where `rest` begins with expected names: visits as many of them as there are, each with its quote and told by where it lies
+    /// in `rest`, and gives what they take of it, up to the quote of the last one. 0 where another name comes.
     #[inline]
-    pub(super) fn take_expected(&mut self, rest: &[u8]) -> Option<(usize, Found)> {
+    pub(super) fn take_expected(&mut self, rest: &[u8], mut visit: impl FnMut(Range<usize>, Found)) -> usize {
         for at in 0..EXPECTED {
-            let position = self.expected[at];
-            let Some(name) = self.order.name(position) else { continue };
+            let first = self.expected[at];
+            let (Some(name), Some(start)) = (self.order.name(first), self.order.start(first)) else { continue };
             // Names that come one after the other differ at their ends.
-            if rest.get(name.len()) == Some(&b'"')
-                && rest[..name.len()].ends_with(&name[name.len().saturating_sub(8)..])
-                && rest.starts_with(name)
-            {
-                let length = name.len();
-                self.expected[at] = position + 1;
-                return Some((length, self.take(position)));
+            let ending = &name[name.len().saturating_sub(8)..];
+            let is_next = rest.get(name.len()) == Some(&b'"') && rest[..name.len()].ends_with(ending);
+            if !is_next || !rest.starts_with(name) {
+                continue;
             }
+            let common = common(rest, &self.order.text[start..]);
+            let (mut position, mut taken, mut from) = (first, 0, 0);
+            while let Some(next) = self.order.start(position + 1) {
+                let until = next - start - BETWEEN.len();
+                // The quote after it belongs to the name.
+                if until >= common {
+                    break;
+                }
+                visit(from..until, self.take(position));
+                (position, taken, from) = (position + 1, until + 1, next - start);
+            }
+            self.expected[at] = position;
+            return taken;
         }
-        None
+        0
     }
 
     /// The node of any other name.
@@ -166,7 +182,7 @@ impl Reading<'_> {
         &self.order.entries[position]
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, position: usize) -> Found {
         if let Some((slot, version)) = self.order.at(position)
             && version != NodeEntry::UNKNOWN
@@ -208,6 +224,15 @@ impl Roster {
         self.calls.store(0, Ordering::Relaxed);
         self.order.store(Arc::new(Order::of(entries)));
     }
+}
+
+/// How long `a` and `b` are the same.
+#[inline]
+fn common(a: &[u8], b: &[u8]) -> usize {
+    let (blocks, _) = a.as_chunks::<32>();
+    let (others, _) = b.as_chunks::<32>();
+    let same = blocks.iter().zip(others).take_while(|(a, b)| a == b).count() * 32;
+    same + a[same..].iter().zip(&b[same..]).take_while(|(a, b)| a == b).count()
 }
 
 /// A quick hash of node names. They come from the API server, not from an adversary, and a slow table costs time only.
@@ -261,12 +286,27 @@ mod tests {
         }
         assert!(matches!(reading.find("d"), Found::Unknown));
         let mut reading = roster.read(&ledger);
-        for (rest, at) in [("c\",\"a\"", 2), ("a\",", 0), ("b\"", 1)] {
-            let (length, found) = reading.take_expected(rest.as_bytes()).unwrap();
-            assert_eq!((length, slot(found)), (1, slots[at]));
-        }
-        assert!(reading.take_expected(b"a\"").is_none());
+        let mut read = |rest: &str| {
+            let mut names = Vec::new();
+            let taken =
+                reading.take_expected(rest.as_bytes(), |at, found| names.push((rest[at].to_owned(), slot(found))));
+            (taken, names)
+        };
+        let at = |name: &str, at: usize| (name.to_owned(), slots[at]);
+        assert_eq!(read("c\",\"a\",\"d\"]"), (6, vec![at("c", 2), at("a", 0)]));
+        assert_eq!(read("a\",\"b\"]"), (0, vec![]), "had already");
+        assert_eq!(read("b\"]}"), (2, vec![at("b", 1)]));
+        assert_eq!(read("b\"]}"), (0, vec![]), "nothing is left");
         assert_eq!(reading.surprises, 0);
+    }
+
+    #[test]
+    fn tells_how_long_two_texts_are_the_same() {
+        for (same, rest) in [(0, 0), (1, 3), (63, 1), (64, 0), (64, 7), (200, 100)] {
+            let a = [vec![b'x'; same], vec![b'a'; rest]].concat();
+            let b = [vec![b'x'; same], vec![b'b'; 2 * rest]].concat();
+            assert_eq!(common(&a, &b), same);
+        }
     }
 
     #[test]
@@ -283,11 +323,17 @@ mod tests {
         for i in 0..100 {
             for stretch in 0..4 {
                 let name = &names[stretch * 100 + i];
-                let Some((_, found)) = reading.take_expected(format!("{name}\"").as_bytes()) else {
+                let rest = format!("{name}\",\"elsewhere\"");
+                let mut positions = Vec::new();
+                let taken = reading.take_expected(rest.as_bytes(), |_, found| match found {
+                    Found::Known { position, .. } => positions.push(position),
+                    other => panic!("{other:?}"),
+                });
+                if taken == 0 {
                     reading.find(name);
-                    continue;
-                };
-                assert!(matches!(found, Found::Known { position, .. } if position == stretch * 100 + i));
+                } else {
+                    assert_eq!(positions, [stretch * 100 + i]);
+                }
             }
         }
         assert!(reading.surprises <= 4, "{}", reading.surprises);

@@ -23,7 +23,7 @@ impl Versions {
 }
 
 /// The newest versions of the nodes in [`Block::SLOTS`] slots.
-pub struct Block([AtomicU64; Block::SLOTS]);
+pub struct Block([AtomicU64; Self::SLOTS]);
 
 impl Block {
     /// How many slots have their versions in one block.
@@ -112,7 +112,8 @@ mod tests {
         let (again, fourth) = (slots.take(), slots.take());
         assert_eq!([again.index, fourth.index], [1, 3]);
         assert_eq!(again.version(), 0);
-        let far = (0..Block::SLOTS).map(|_| slots.take()).last().unwrap();
+        let taken: Vec<Slot> = (0..Block::SLOTS).map(|_| slots.take()).collect();
+        let far = taken.last().unwrap();
         far.publish(9);
         assert_eq!((far.version(), first.version()), (9, 0));
     }

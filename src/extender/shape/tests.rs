@@ -9,6 +9,7 @@ use http_body_util::Full;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::learn::Gathered;
 use super::super::{Extender, Metrics, Parts};
 use super::{DEAR_LOOKS, LOOKS};
 use crate::ledger::Ledger;
@@ -187,8 +188,8 @@ proptest! {
                 }
                 Step::Go { uid } => remove_pod(&ledger, &bound(uid, 0, 0, 1)),
                 Step::Expect { kind } => apply_pod(&ledger, &pending(kind)),
-                Step::Aim => seasoned.keep_up(true, 0),
-                Step::KeepUp => seasoned.keep_up(false, 0),
+                Step::Aim => seasoned.keep_up(&mut Gathered::default(), true, 0),
+                Step::KeepUp => seasoned.keep_up(&mut Gathered::default(), false, 0),
                 Step::Ask { kind, from, step, count } => {
                     // One node more than there are.
                     let names: Vec<String> = (0..count).map(|i| name((from + i * step) % (NODES + 1))).collect();
@@ -232,7 +233,7 @@ fn a_call_with_too_much_to_look_at_tells_no_lie_and_the_next_one_knows_all() {
             first["NodeNames"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         assert_eq!(named.len(), 16, "{first}");
         assert!(named.iter().all(|name| all_that_fit.iter().any(|fits| *fits == name)), "{kind}: {named:?}");
-        seasoned.keep_up(false, ledger.version());
+        seasoned.keep_up(&mut Gathered::default(), false, ledger.version());
         assert_eq!(answer(&seasoned, &body), expected, "pods of kind {kind} once all is known");
     }
     // Where nothing fits, all nodes are looked at before that is said.
