@@ -57,6 +57,8 @@ mod agent_swap;
 mod certificates;
 #[path = "cluster/conflicts.rs"]
 mod conflicts;
+#[path = "cluster/generated.rs"]
+mod generated;
 #[path = "cluster/mirrored.rs"]
 mod mirrored;
 #[path = "cluster/node_works.rs"]

@@ -67,7 +67,7 @@ pub(crate) struct Lab {
     // In the order in which they end, and in which their logs are shown after a failure.
     scheduler: Component,
     server: Component,
-    _controller_manager: Component,
+    controller_manager: Component,
     api_server: Component,
     _etcd: Component,
 }
@@ -135,7 +135,7 @@ impl Lab {
             server_config: None,
             scheduler,
             server,
-            _controller_manager: controller_manager,
+            controller_manager,
             api_server,
             _etcd: etcd,
         };
@@ -292,6 +292,18 @@ impl Lab {
     /// Lets it go on.
     pub(crate) fn resume_api_server(&self) {
         self.api_server.signal("CONT");
+    }
+
+    // ---- kube-controller-manager ----
+
+    /// Stops kube-controller-manager where it is.
+    pub(crate) fn pause_controllers(&self) {
+        self.controller_manager.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume_controllers(&self) {
+        self.controller_manager.signal("CONT");
     }
 
     // ---- kube-scheduler ----
