@@ -1,21 +1,24 @@
 //! The made-up kube-apiserver of `benches/scale` sends what the real one sends: the same objects are created here, as kubelets, agents,
 //! controllers and our server would write them, and lists and watches are compared byte for byte. Only what the API server
-//! chooses is taken over: UIDs, versions, times.
+//! chooses is taken over: UIDs, versions, times. It fails at the first byte that differs.
 //!
-//! `PACKHORSE_GENERATED=NODES,PODS` compares more of them (5000,10000 takes some minutes).
+//! `PACKHORSE_GENERATED=NODES,PODS` compares more of them (5000,10000 takes MINUTES).
 
 use std::time::Duration;
 
 use axum::http::Request;
 use futures::StreamExt as _;
+use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Client;
 use kube::api::Api;
+use kube::client::Body;
+use packhorse::kube_api::{allocation, inventory};
 use serde_json::{Map, Value, json};
 
 use self::lists::{Kind, Source, Stamps};
 use self::objects::{Hold, Stamp, World};
-use super::lab::{Lab, on_cluster};
+use super::lab::{Lab, TEST_LIMIT, on_cluster_for};
 use super::{kubelab, wait};
 
 #[path = "../../benches/scale/lists.rs"]
@@ -25,6 +28,10 @@ mod objects;
 
 /// What the server writes into a pod when it binds it.
 const BOUND: [&str; 2] = ["devices.packhorse.dev/main", "packhorse.dev/allocation"];
+/// What the webhook writes into a pod.
+const REQUEST: &str = "packhorse.dev/request";
+/// And into the environment of its containers.
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
 /// What the agent writes into a node.
 const INVENTORY: &str = "packhorse.dev/inventory";
 const LABELS: &str = "nvidia.com/";
@@ -33,18 +40,21 @@ const TOTALS: &str = "packhorse.dev/";
 const AT_ONCE: usize = 32;
 /// Objects per page: odd, so that the last page is not full.
 const PAGE: usize = 77;
+const ANSWER: Duration = Duration::from_secs(120);
+/// Of a cluster of a size that was asked for.
+const LARGE: Duration = Duration::from_secs(1_800);
 
 #[test]
 fn made_up_lists_and_events_are_those_of_the_real_api_server() {
-    on_cluster(async |lab| {
-        let (nodes, pods) = match std::env::var("PACKHORSE_GENERATED") {
-            Err(_) => (50, 200),
-            Ok(given) => {
-                let (nodes, pods) = given.split_once(',').expect("NODES,PODS");
-                (nodes.parse().expect("a number"), pods.parse().expect("a number"))
-            }
-        };
-        // The one would bind the pods, the other collect them: nobody owns them.
+    let (nodes, pods, limit) = match std::env::var("PACKHORSE_GENERATED") {
+        Err(_) => (50, 200, TEST_LIMIT),
+        Ok(given) => {
+            let (nodes, pods) = given.split_once(',').expect("NODES,PODS");
+            (nodes.parse().expect("a number"), pods.parse().expect("a number"), LARGE)
+        }
+    };
+    on_cluster_for(limit, async |lab| {
+        // The one would bind the pods, the other collect them: their owners do not exist.
         lab.kill_scheduler();
         let mut source = Source::new(World { nodes, pods });
         namespaces(lab, source.world).await;
@@ -81,7 +91,9 @@ async fn create_node(client: &Client, source: &Source, node: usize) {
     let name = meta["name"].as_str().expect("a name");
     let path = format!("/api/v1/nodes/{name}");
     let (theirs, labels) = split(&meta["labels"], |key| key.starts_with(LABELS));
-    let (annotations, inventory) = split(&meta["annotations"], |key| key == INVENTORY);
+    let (annotations, written) = split(&meta["annotations"], |key| key == INVENTORY);
+    let devices = inventory::decode(written[INVENTORY].as_str().expect("text")).expect("an inventory").value;
+    assert_eq!(written[INVENTORY], inventory::encode(&devices), "an inventory as the agent writes it");
     let body = json!({"metadata": {"name": name, "labels": theirs, "annotations": annotations}, "spec": made["spec"]});
     send(client, "POST", "/api/v1/nodes?fieldManager=kubelet", "", body).await;
 
@@ -96,7 +108,7 @@ async fn create_node(client: &Client, source: &Source, node: usize) {
     let apply = format!("{path}?fieldManager=packhorse-agent-labels&force=true");
     send(client, "PATCH", &apply, "apply-patch+yaml", body).await;
     let agent = format!("{path}?fieldManager=packhorse-agent");
-    send(client, "PATCH", &agent, "merge-patch+json", json!({"metadata": {"annotations": inventory}})).await;
+    send(client, "PATCH", &agent, "merge-patch+json", json!({"metadata": {"annotations": written}})).await;
     let agent = format!("{path}/status?fieldManager=packhorse-agent");
     send(client, "PATCH", &agent, "merge-patch+json", json!({"status": totals})).await;
 }
@@ -107,12 +119,24 @@ async fn create_pod(client: &Client, server: &Client, source: &Source, pod: usiz
     let (name, namespace) = (meta["name"].as_str().expect("a name"), meta["namespace"].as_str().expect("one"));
     let pods = format!("/api/v1/namespaces/{namespace}/pods");
     let (annotations, bound) = split(&meta["annotations"], |key| BOUND.contains(&key));
+    let held = allocation::decode(text(&bound[BOUND[1]]).as_str()).expect("an allocation").value;
+    let written = allocation::annotations(&held).into_iter().map(|(key, value)| (key, json!(value))).collect();
+    assert_eq!(bound, written, "annotations as our server writes them");
+    let (annotations, _) = split(&json!(annotations), |key| key == REQUEST);
     // The Binding brings the node's.
     let (labels, _) = split(&meta["labels"], |key| key.starts_with("topology.kubernetes.io/"));
     let node = spec["nodeName"].take();
-    for chosen_by_the_server in ["nodeName", "priority", "preemptionPolicy"] {
-        spec.as_object_mut().expect("a spec").remove(chosen_by_the_server);
+    for chosen_by_others in ["nodeName", "schedulerName", "tolerations", "priority", "preemptionPolicy"] {
+        spec.as_object_mut().expect("a spec").remove(chosen_by_others);
     }
+    let container = &mut spec["containers"][0];
+    container["env"].as_array_mut().expect("variables").retain(|variable| variable["name"] != VISIBLE);
+    // The webhook makes totals of what a user asks for.
+    let limits = &container["resources"]["limits"];
+    container["resources"] = json!({"limits": {
+        "cpu": limits["cpu"], "memory": limits["memory"], "nvidia.com/gpu": limits["nvidia.com/gpu"],
+        "nvidia.com/gpumem": limits["packhorse.dev/gpu-memory"], "nvidia.com/gpucores": limits["packhorse.dev/gpu-cores"],
+    }});
     let body = json!({"spec": spec, "metadata": {
         "name": name, "generateName": meta["generateName"], "labels": labels, "annotations": annotations,
         "ownerReferences": meta["ownerReferences"],
@@ -184,7 +208,8 @@ async fn compare_lists(client: &Client, source: &mut Source) -> usize {
 async fn compare_watches(client: &Client, source: &Source) {
     // A watch from version 0 begins with all there is.
     for (kind, path) in [(Kind::Node, "/api/v1/nodes"), (Kind::Pod, "/api/v1/pods")] {
-        let real = get(client, &format!("{path}?watch=true&resourceVersion=0&timeoutSeconds=5")).await;
+        let mut watch = Watch::start(client, &format!("{path}?watch=true&resourceVersion=0")).await;
+        let real = watch.lines(source.count(kind)).await;
         let mut real: Vec<&str> = real.lines().collect();
         real.sort_unstable();
         let mut made: Vec<String> = (0..source.count(kind))
@@ -200,15 +225,16 @@ async fn compare_watches(client: &Client, source: &Source) {
         made.iter().zip(real).for_each(|(made, real)| same(made, real));
     }
 
-    // And one that ends.
+    // And one that ends. The API server sends no bookmark for a version that it had when the watch began.
     let pod = source.world.pods / 2;
     let before: Value = serde_json::from_str(&get(client, "/api/v1/pods?limit=1").await).expect("a list");
     let version = text(&before["metadata"]["resourceVersion"]);
     let (namespace, name) = (source.world.namespace(pod), objects::pod_name(pod));
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}?gracePeriodSeconds=0");
-    send(client, "DELETE", &path, "", Value::Null).await;
     let watch = "/api/v1/pods?watch=true&allowWatchBookmarks=true&timeoutSeconds=5&resourceVersion=";
-    let real = get(client, &format!("{watch}{version}")).await;
+    let mut watch = Watch::start(client, &format!("{watch}{version}")).await;
+    send(client, "DELETE", &path, "", Value::Null).await;
+    let real = watch.lines(usize::MAX).await;
     let kinds: Vec<_> = real
         .lines()
         .map(|line| {
@@ -229,6 +255,32 @@ async fn compare_watches(client: &Client, source: &Source) {
     assert_eq!(kinds, ["MODIFIED", "DELETED", "BOOKMARK"]);
 }
 
+/// A watch that the API server has begun to answer.
+struct Watch(Body);
+
+impl Watch {
+    async fn start(client: &Client, path: &str) -> Self {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        let answer = tokio::time::timeout(ANSWER, client.send(request)).await.expect("an answer in time");
+        let answer = answer.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        assert_eq!(answer.status(), 200, "GET {path}");
+        Self(answer.into_body())
+    }
+
+    /// Reads so many lines, or all there are until the end.
+    async fn lines(&mut self, count: usize) -> String {
+        let (mut text, mut lines) = (Vec::new(), 0);
+        while lines < count {
+            let frame = tokio::time::timeout(ANSWER, self.0.frame()).await.expect("a line in time");
+            let Some(frame) = frame else { break };
+            let data = frame.expect("a whole answer").into_data().expect("no trailers");
+            lines += data.iter().filter(|byte| **byte == b'\n').count();
+            text.extend_from_slice(&data);
+        }
+        String::from_utf8(text).expect("UTF-8")
+    }
+}
+
 /// Fails at the first difference, and shows what is around it.
 #[track_caller]
 fn same(made: &str, real: &str) {
@@ -244,7 +296,7 @@ fn same(made: &str, real: &str) {
 }
 
 async fn all(count: usize, each: impl AsyncFn(usize)) {
-    futures::stream::iter(0..count).for_each_concurrent(AT_ONCE, &each).await;
+    futures::stream::iter(0..count).for_each_concurrent(AT_ONCE, |serial| each(serial)).await;
 }
 
 fn object(source: &Source, kind: Kind, serial: usize) -> Value {
@@ -266,7 +318,7 @@ fn text(value: &Value) -> String {
 
 async fn get(client: &Client, path: &str) -> String {
     let request = Request::get(path).body(Vec::new()).expect("a request");
-    let answer = tokio::time::timeout(Duration::from_secs(60), client.request_text(request)).await;
+    let answer = tokio::time::timeout(ANSWER, client.request_text(request)).await;
     answer.expect("an answer in time").unwrap_or_else(|error| panic!("GET {path}: {error}"))
 }
 

@@ -23,7 +23,7 @@ use super::process::{Component, RUN_DIRECTORY};
 use super::{http, identity, kubelab, manifests, wait};
 
 /// Longest time one test may take.
-const TEST_LIMIT: Duration = Duration::from_secs(360);
+pub(crate) const TEST_LIMIT: Duration = Duration::from_secs(360);
 const SYSTEM_NAMESPACES: [&str; 5] = ["default", "kube-system", "kube-public", "kube-node-lease", "packhorse-system"];
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
@@ -32,6 +32,11 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Runs a test on the shared lab. Returns at once, having said so, where no lab can run.
 pub(crate) fn on_cluster(test: impl AsyncFnOnce(&mut Lab)) {
+    on_cluster_for(TEST_LIMIT, test);
+}
+
+/// Like [`on_cluster`] for a test that may take this long.
+pub(crate) fn on_cluster_for(limit: Duration, test: impl AsyncFnOnce(&mut Lab)) {
     let Some(kubelab) = kubelab::binary() else { return };
     RUNTIME.block_on(async {
         let mut shared = SHARED.lock().await;
@@ -41,8 +46,8 @@ pub(crate) fn on_cluster(test: impl AsyncFnOnce(&mut Lab)) {
         };
         lab.reset().await;
         // A panic drops the lab on its way out, hence no half-broken one is ever handed on.
-        let ended = tokio::time::timeout(TEST_LIMIT, test(&mut lab)).await;
-        assert!(ended.is_ok(), "the test took longer than {} s", TEST_LIMIT.as_secs());
+        let ended = tokio::time::timeout(limit, test(&mut lab)).await;
+        assert!(ended.is_ok(), "the test took longer than {} s", limit.as_secs());
         *shared = Some(lab);
     });
 }
