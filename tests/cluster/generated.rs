@@ -2,7 +2,7 @@
 //! controllers and our server would write them, and lists and watches are compared byte for byte. Only what the API server
 //! chooses is taken over: UIDs, versions, times. It fails at the first byte that differs.
 //!
-//! `PACKHORSE_GENERATED=NODES,PODS` compares more of them (5000,10000 takes MINUTES).
+//! `PACKHORSE_GENERATED=NODES,PODS` compares more of them (5000,10000 takes six minutes).
 
 use std::time::Duration;
 
