@@ -379,7 +379,7 @@ impl Extender {
             }
         }
         if !weighing.outdated.is_empty() {
-            self.shapes.fell_behind(&query.shape);
+            query.shape.fell_behind();
         }
         Some(weighing.outcome)
     }

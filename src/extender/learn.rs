@@ -1,7 +1,7 @@
 //! Keeping rankings up to date beside the request path: builds the target when enough was learned, and looks at nodes
 //! that changed, and at all nodes for pods of a new shape, before a call asks about them.
 //!
-//! One task per server, which takes a fifth of one core at most: what it does not get done, calls do themselves as far as they need
+//! One task per server, which takes a fifth of one core at most unless pods of new shapes come: what it does not get done, calls do themselves as far as they need
 //! it, and where it ends, rankings aim at an older target.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How much longer it rests than it worked.
 const REST: u32 = 4;
 
-/// The longest rest: new shapes wait for it.
+/// The longest rest.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// How long nodes that came or went may go unnoticed here.
@@ -37,7 +37,7 @@ impl Extender {
     pub async fn keep_learning(self: Arc<Self>) {
         let mut learned = self.ledger.learned();
         learned.mark_changed();
-        let (mut version, mut behind) = (0, false);
+        let (mut version, mut new) = (0, false);
         let mut gathered = Gathered::default();
         loop {
             let aims = learned.has_changed().unwrap_or(false);
@@ -45,7 +45,7 @@ impl Extender {
                 learned.mark_unchanged();
             }
             let (now, start) = (self.ledger.version(), Instant::now());
-            if aims || behind || version != now {
+            if aims || new || version != now {
                 let since = std::mem::replace(&mut version, now);
                 let extender = Arc::clone(&self);
                 let mut nodes = std::mem::take(&mut gathered);
@@ -62,11 +62,9 @@ impl Extender {
                     }
                 }
             }
-            let rest = (start.elapsed() * REST).min(LONGEST);
-            tokio::time::sleep(rest).await;
-            // A shape that is behind does not wait for the end of the pause.
-            let pause = PAUSE.saturating_sub(rest);
-            behind = tokio::time::timeout(pause, self.shapes.behind.notified()).await.is_ok();
+            let rest = (start.elapsed() * REST).clamp(PAUSE, LONGEST);
+            // A new shape does not wait: what it costs is bounded by how many there are.
+            new = tokio::time::timeout(rest, self.shapes.new.notified()).await.is_ok();
         }
     }
 

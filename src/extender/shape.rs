@@ -25,7 +25,7 @@ use crate::gpu::fit::{Policies, rank};
 use crate::gpu::node::Node;
 use crate::gpu::reason::Reason;
 use crate::gpu::request::{GpuPolicy, NodePolicy, PodRequest};
-use crate::gpu::target::Target;
+use crate::gpu::target::{Aim, Target};
 use crate::ledger::{NodeEntry, NodeState, Snapshot};
 use cell::Cell;
 
@@ -94,25 +94,22 @@ impl Shape {
         Judge { shape: self, remembered: lock(&self.remembered) }
     }
 
-    /// Without memory: for nodes as nobody else sees them.
-    pub(super) fn rank(&self, node: &Node) -> Verdict {
-        self.rank_for(node, &self.target.load())
+    /// Much of it is out of date.
+    pub(super) fn fell_behind(&self) {
+        self.behind.store(true, Ordering::Relaxed);
     }
 
-    fn rank_for(&self, node: &Node, target: &Target) -> Verdict {
-        rank(node, &self.request, self.cpu, self.memory, self.policies, target)
+    /// Without memory: for nodes as nobody else sees them.
+    pub(super) fn rank(&self, node: &Node) -> Verdict {
+        self.rank_for(node, Aim::from(&*self.target.load()))
+    }
+
+    fn rank_for(&self, node: &Node, aim: Aim<'_>) -> Verdict {
+        rank(node, &self.request, self.cpu, self.memory, self.policies, aim)
     }
 
     pub(super) fn verdict(&self, state: &NodeState) -> Verdict {
-        self.verdict_for(state, &self.target.load())
-    }
-
-    fn verdict_for(&self, state: &NodeState, target: &Target) -> Verdict {
-        match state {
-            NodeState::Usable(node) => self.rank_for(node, target),
-            NodeState::NoInventory => Err(Reason::NoInventory),
-            NodeState::Damaged => Err(Reason::InventoryDamaged),
-        }
+        verdict_with(state, |node| self.rank(node))
     }
 }
 
@@ -163,7 +160,7 @@ impl Judge<'_> {
 }
 
 /// About as much time as reading 5,000 names takes.
-const LOOKS: usize = 192;
+const LOOKS: usize = 96;
 /// Where each state of a node costs tens of microseconds.
 const DEAR_LOOKS: usize = 24;
 
@@ -173,8 +170,8 @@ pub(super) struct Shapes {
     known: Mutex<Known>,
     /// For shapes not met before.
     target: ArcSwap<Target>,
-    /// Some shape is behind.
-    pub(super) behind: Notify,
+    /// A shape was not met before.
+    pub(super) new: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -220,14 +217,9 @@ impl Shapes {
         });
         known.shapes.insert(key, (Arc::clone(&shape), now));
         drop(known);
-        self.fell_behind(&shape);
+        shape.fell_behind();
+        self.new.notify_one();
         shape
-    }
-
-    /// Much of this shape is out of date.
-    pub(super) fn fell_behind(&self, shape: &Shape) {
-        shape.behind.store(true, Ordering::Relaxed);
-        self.behind.notify_one();
     }
 }
 
@@ -288,7 +280,7 @@ impl Shapes {
 
 impl Shape {
     /// The verdicts on all nodes for a target that is not in use yet.
-    fn cells(&self, nodes: &[Arc<NodeEntry>], target: &Target) -> Vec<Cell> {
+    fn cells(&self, nodes: &[Arc<NodeEntry>], target: &Arc<Target>) -> Vec<Cell> {
         let most = nodes.iter().map(|entry| entry.slot + 1).max().unwrap_or(0);
         let mut cells = vec![Cell::NEVER; most.next_multiple_of(256)];
         for entry in nodes {
@@ -325,12 +317,21 @@ impl Shape {
         }
     }
 
-    fn look(&self, snapshot: &Snapshot, target: &Target) -> Glance {
+    fn look(&self, snapshot: &Snapshot, target: &Arc<Target>) -> Glance {
         Glance {
-            verdict: self.verdict_for(&snapshot.state, target),
+            verdict: verdict_with(&snapshot.state, |node| self.rank_for(node, snapshot.worth.aim(node, target))),
             repels: snapshot.prefer_no_schedule,
             nominated: !snapshot.nominated.is_empty(),
         }
+    }
+}
+
+/// The verdict on a node in this state, ranked where it is usable.
+fn verdict_with(state: &NodeState, rank: impl FnOnce(&Node) -> Verdict) -> Verdict {
+    match state {
+        NodeState::Usable(node) => rank(node),
+        NodeState::NoInventory => Err(Reason::NoInventory),
+        NodeState::Damaged => Err(Reason::InventoryDamaged),
     }
 }
 

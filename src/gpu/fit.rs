@@ -19,7 +19,7 @@ use super::node::Node;
 use super::reason::Reason;
 use super::request::{ContainerRequest, GpuPolicy, NodePolicy, PodRequest};
 use super::score::{Effect, value};
-use super::target::{Change, Target};
+use super::target::{Aim, Change};
 use one::Candidate;
 use outlook::Outlooks;
 use search::{End, How, search};
@@ -69,7 +69,7 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
 
 /// Whether a pod fits a node ([`place`] succeeds exactly when this does), and if so how good that is for the cluster
 /// as a whole: finite, greater is better, comparable between nodes. `cpu` in millicores and `memory` in bytes are the
-/// pod's host requests; `target` is what the cluster should keep room for.
+/// pod's host requests; `aim` is what the cluster should keep room for.
 ///
 /// What the devices leave to others does not count here. So of devices that are equal by policy and size (for
 /// several: also in how near they are to each other) [`place`] may take others than the ones ranked.
@@ -78,17 +78,18 @@ pub fn place(node: &Node, request: &PodRequest, policies: Policies) -> Result<Pl
 ///
 /// # Errors
 /// The reason nearest to a fit.
-pub fn rank(
+pub fn rank<'a>(
     node: &Node,
     request: &PodRequest,
     cpu: i64,
     memory: i64,
     policies: Policies,
-    target: &Target,
+    aim: impl Into<Aim<'a>>,
 ) -> Result<f64, Reason> {
+    let aim = aim.into();
     let weigh = |effect: &Effect<'_>| {
         let policy = request.constraints.node_policy.unwrap_or(policies.node);
-        value(node, effect, (cpu, memory), policy, target)
+        value(node, effect, (cpu, memory), policy, aim)
     };
     match request.containers.as_slice() {
         [] => Ok(weigh(&Effect::default())),

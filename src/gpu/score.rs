@@ -7,7 +7,7 @@
 
 use super::node::Node;
 use super::request::NodePolicy;
-use super::target::{Change, Target};
+use super::target::{Aim, Change};
 
 /// What a placement does to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -42,13 +42,13 @@ const HOST_LEFT: f64 = 50.0;
 /// How good `effect` is on `node`: finite, greater is better, comparable between nodes. `host` is what the pod asks
 /// of the node itself: CPU in millicores, memory in bytes.
 #[inline]
-pub(crate) fn value(node: &Node, effect: &Effect<'_>, host: (i64, i64), policy: NodePolicy, target: &Target) -> f64 {
+pub(crate) fn value(node: &Node, effect: &Effect<'_>, host: (i64, i64), policy: NodePolicy, aim: Aim<'_>) -> f64 {
     let near = effect.near.checked_div(effect.pairs).map_or(0.0, |near| NEAR * nearness(near));
     let breaks_up = if effect.breaks_up { BREAK_UP * nearness(node.devices.topology().mean()) } else { 0.0 };
     match policy {
         NodePolicy::Spread => near + emptiness(node, effect, host) - breaks_up,
-        NodePolicy::Binpack if target.is_empty() => near - emptiness(node, effect, host) - breaks_up,
-        NodePolicy::Binpack => near + target.value(node, effect.changes, host.0, host.1) - breaks_up,
+        NodePolicy::Binpack if aim.target.is_empty() => near - emptiness(node, effect, host) - breaks_up,
+        NodePolicy::Binpack => near + aim.value(node, effect.changes, host.0, host.1) - breaks_up,
     }
 }
 

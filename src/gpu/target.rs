@@ -25,7 +25,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use dashmap::DashMap;
 
@@ -117,6 +117,69 @@ pub struct Target {
     potentials: DashMap<u128, f64, BuildHasherDefault<Mixed>>,
 }
 
+/// A target, and what is known already of the node that is ranked for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Aim<'a> {
+    pub(super) target: &'a Target,
+    /// The potential of the node as it is.
+    before: Option<f64>,
+}
+
+impl<'a> From<&'a Target> for Aim<'a> {
+    fn from(target: &'a Target) -> Self {
+        Self { target, before: None }
+    }
+}
+
+impl<'a> From<&'a Arc<Target>> for Aim<'a> {
+    fn from(target: &'a Arc<Target>) -> Self {
+        Self { target, before: None }
+    }
+}
+
+/// The potential of a node that does not change, remembered for the target it was last ranked for: it is the same for pods of all
+/// kinds.
+#[derive(Debug, Default)]
+pub struct Worth(Mutex<Option<(Weak<Target>, f64)>>);
+
+impl Worth {
+    /// What to rank this node with; always the same `node`.
+    pub fn aim<'a>(&self, node: &Node, target: &'a Arc<Target>) -> Aim<'a> {
+        if target.is_empty() {
+            return target.into();
+        }
+        // Whole after any panic: it is written by one call.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &*known {
+            Some((of, before)) if std::ptr::eq(of.as_ptr(), Arc::as_ptr(target)) => *before,
+            _ => {
+                let before = target.worth(node);
+                *known = Some((Arc::downgrade(target), before));
+                before
+            }
+        };
+        Aim { target, before: Some(before) }
+    }
+}
+
+impl Aim<'_> {
+    /// What it is worth to put a pod on a node, where it takes `changes` of the devices, `cpu` millicores and
+    /// `memory` bytes: greater is better, comparable between nodes, in thousandths of a card.
+    pub(crate) fn value(&self, node: &Node, changes: &[Change], cpu: i64, memory: i64) -> f64 {
+        let target = self.target;
+        let class = target.class(node);
+        let after = Profile::of(node, &class, changes, cpu, memory);
+        let before = self.before.unwrap_or_else(|| target.potential(&class, &Profile::of(node, &class, &[], 0, 0)));
+        let weights = &target.weights;
+        let scarcity: f64 = changes.iter().map(|change| class.scarcity(node, change)).sum();
+        target.potential(&class, &after)
+            - before
+            - weights.scarcity * scarcity
+            - weights.devices_left * f64::from(after.free) / 8_000.0
+            - weights.cpu_left * after.cpu_left()
+    }
+}
+
 impl Default for Target {
     fn default() -> Self {
         Self::new(&Workload::default(), &HashMap::new())
@@ -158,19 +221,10 @@ impl Target {
         !self.is_empty() && (self.weights.fill > 0.0 || self.weights.several > 0.0)
     }
 
-    /// What it is worth to put a pod on a node, where it takes `changes` of the devices, `cpu` millicores and
-    /// `memory` bytes: greater is better, comparable between nodes, in thousandths of a card.
-    pub(crate) fn value(&self, node: &Node, changes: &[Change], cpu: i64, memory: i64) -> f64 {
+    /// The potential of a node as it is.
+    fn worth(&self, node: &Node) -> f64 {
         let class = self.class(node);
-        let before = Profile::of(node, &class, &[], 0, 0);
-        let after = Profile::of(node, &class, changes, cpu, memory);
-        let weights = &self.weights;
-        let scarcity: f64 = changes.iter().map(|change| class.scarcity(node, change)).sum();
-        self.potential(&class, &after)
-            - self.potential(&class, &before)
-            - weights.scarcity * scarcity
-            - weights.devices_left * f64::from(after.free) / 8_000.0
-            - weights.cpu_left * after.cpu_left()
+        self.potential(&class, &Profile::of(node, &class, &[], 0, 0))
     }
 
     fn potential(&self, class: &Class, profile: &Profile) -> f64 {

@@ -15,6 +15,7 @@ use crate::gpu::allocation::Holding;
 use crate::gpu::device::Refused;
 use crate::gpu::node::Node;
 use crate::gpu::request::PodRequest;
+use crate::gpu::target::Worth;
 
 /// What placement can know of a node.
 #[derive(Debug, Clone)]
@@ -60,6 +61,8 @@ pub struct Snapshot {
     pub refused: Arc<[Refused]>,
     /// Pending pods nominated to this node, highest priority first, then by UID. Mostly empty.
     pub nominated: Arc<[Nominated]>,
+    /// Of a usable node.
+    pub worth: Worth,
 }
 
 /// One node of the ledger.
@@ -152,6 +155,7 @@ impl NodeEntry {
             labels: None,
             refused: Arc::default(),
             nominated: Arc::default(),
+            worth: Worth::default(),
         };
         Self { name, slot: place.index, current: ArcSwap::from_pointee(nothing), place, truth: Mutex::default() }
     }
@@ -252,6 +256,7 @@ impl Truth {
                 labels: None,
                 refused: Arc::default(),
                 nominated: Arc::clone(&self.nominated),
+                worth: Worth::default(),
             };
         };
         let state = match &info.devices {
@@ -282,6 +287,7 @@ impl Truth {
             labels: info.labels.clone(),
             refused: Arc::clone(&info.refused),
             nominated: Arc::clone(&self.nominated),
+            worth: Worth::default(),
         }
     }
 }
