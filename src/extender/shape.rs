@@ -160,9 +160,9 @@ impl Judge<'_> {
 }
 
 /// About as much time as reading 5,000 names takes.
-const LOOKS: usize = 96;
+const LOOKS: usize = 48;
 /// Where each state of a node costs tens of microseconds.
-const DEAR_LOOKS: usize = 24;
+const DEAR_LOOKS: usize = 16;
 
 /// The shapes last asked about.
 #[derive(Debug, Default)]
