@@ -34,6 +34,8 @@ const MOST: usize = 192;
 
 /// A shape that was not asked about for so many calls is not kept up to date.
 const RECENT: u64 = 2_048;
+/// The same where each state of a node costs tens of microseconds: most of that would be for nothing.
+const DEAR_RECENT: u64 = 32;
 
 /// How many nodes held by other pods are remembered beside the verdicts.
 const MOST_BESIDE: usize = 512;
@@ -243,8 +245,8 @@ impl Shapes {
     /// kept.
     pub(super) fn aim(&self, target: &Arc<Target>, nodes: &[Arc<NodeEntry>]) {
         self.target.store(Arc::clone(target));
-        for (shape, recent) in self.by_use() {
-            let cells = recent.then(|| shape.cells(nodes, target));
+        for (shape, age) in self.by_use() {
+            let cells = (age < RECENT).then(|| shape.cells(nodes, target));
             let mut remembered = lock(&shape.remembered);
             let cells = cells.unwrap_or_else(|| remembered.cells.iter().map(|cell| cell.guessed()).collect());
             shape.target.store(Arc::clone(target));
@@ -258,23 +260,24 @@ impl Shapes {
     /// Looks at nodes that changed, so that the next call need not; for shapes that fell behind, at all that are out of date.
     pub(super) fn refresh(&self, all: &[Arc<NodeEntry>], since: u64) {
         let changed: Vec<_> = all.iter().filter(|entry| entry.version() > since).cloned().collect();
-        for (shape, recent) in self.by_use() {
-            if shape.behind.swap(false, Ordering::Relaxed) {
+        let recent = if self.target.load().is_dear() { DEAR_RECENT } else { RECENT };
+        for (shape, age) in self.by_use() {
+            if shape.behind.swap(false, Ordering::Relaxed) && age < RECENT {
                 shape.refresh(all);
-            } else if recent {
+            } else if age < recent {
                 shape.refresh(&changed);
             }
         }
     }
 
-    /// The last used first, and whether that was recently.
-    fn by_use(&self) -> Vec<(Arc<Shape>, bool)> {
+    /// The last used first, and how many calls ago that was.
+    fn by_use(&self) -> Vec<(Arc<Shape>, u64)> {
         let known = lock(&self.known);
         let now = known.calls;
         let mut shapes: Vec<_> = known.shapes.values().map(|(shape, used)| (*used, Arc::clone(shape))).collect();
         drop(known);
         shapes.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
-        shapes.into_iter().map(|(used, shape)| (shape, now - used < RECENT)).collect()
+        shapes.into_iter().map(|(used, shape)| (shape, now - used)).collect()
     }
 }
 
