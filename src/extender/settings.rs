@@ -14,7 +14,8 @@ use crate::gpu::request::{GpuPolicy, NodePolicy};
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Settings {
     /// How many of the fitting nodes are returned to kube-scheduler, the best ones; at least 1. All of them are, whatever this
-    /// says, where the pod or a node states a preference that kube-scheduler has to weigh.
+    /// says, where the pod or a node states a preference that kube-scheduler has to weigh. With one node kube-scheduler neither
+    /// asks us for priorities nor scores anything itself.
     pub best_nodes: NonZeroUsize,
     /// The version of kube-scheduler, for example `1.38`; absent: the API server's. From 1.38 on a shortage that only
     /// Packhorse sees is reported as one that preemption may help.
@@ -44,7 +45,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            best_nodes: NonZeroUsize::new(16).unwrap_or(NonZeroUsize::MIN),
+            best_nodes: NonZeroUsize::MIN,
             scheduler_version: None,
             holds: true,
             hold_seconds: 5,

@@ -165,6 +165,16 @@ async fn all_are_returned_where_a_node_would_rather_not_be_chosen() {
 }
 
 #[tokio::test]
+async fn by_default_the_best_node_comes_back_alone() {
+    let (nodes, names) = many(30);
+    let world = World::new(&nodes);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let first = self::names(&world.filter(&share("p", 10 * GIB), &names).await);
+    world.set(|settings| settings.best_nodes = packhorse::extender::Settings::default().best_nodes);
+    assert_eq!(self::names(&world.filter(&share("p", 10 * GIB), &names).await), first[..1]);
+}
+
+#[tokio::test]
 async fn five_thousand_names_are_answered() {
     let (nodes, names) = many(5000);
     let world = World::new(&nodes);

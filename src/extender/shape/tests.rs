@@ -36,7 +36,11 @@ fn extender(ledger: &Arc<Ledger>) -> Arc<Extender> {
         Metrics::new(&mut prometheus_client::registry::Registry::default()),
     );
     // Holds are what an extender remembers of its own answers; this is about the cluster.
-    let settings = crate::extender::Settings { holds: false, ..crate::extender::Settings::default() };
+    let settings = crate::extender::Settings {
+        holds: false,
+        best_nodes: 16.try_into().unwrap(),
+        ..crate::extender::Settings::default()
+    };
     parts.settings.store(Arc::new(settings));
     Extender::new(parts)
 }
