@@ -53,8 +53,8 @@ const WEBHOOK: Case = &[("server", "webhook"), ("load", "kept"), ("connections",
 const WORKLOAD: [&str; 4] = ["mix", "sampling", "pods", "nodes"];
 /// The words in which a case and its floor agree; what the floor's server does not look at may differ.
 const TRANSPORT: [&str; 7] = ["names", "name_length", "protocol", "tls", "connections", "cycle_ms", "load"];
-const STOCK: Case = &[("extender", "packhorse"), ("sampling", "stock"), ("best_nodes", "16"), ("nodes", "5000")];
-const ALL: Case = &[("extender", "packhorse"), ("sampling", "100"), ("best_nodes", "16"), ("nodes", "5000")];
+const STOCK: Case = &[("extender", "packhorse"), ("sampling", "stock"), ("best_nodes", "1"), ("nodes", "5000")];
+const ALL: Case = &[("extender", "packhorse"), ("sampling", "100"), ("best_nodes", "1"), ("nodes", "5000")];
 const ONE_NAME: Case = &[("extender", "one_name")];
 const NOBODY: Case = &[("extender", "none")];
 
