@@ -36,7 +36,7 @@ fn rate(extender: &str, mix: &str, round: u32, rate: f64) -> String {
         "extender": extender, "mix": mix, "sampling": "stock", "round": round, "pods": 5000, "nodes": 5000,
     });
     if extender == "packhorse" {
-        case["best_nodes"] = json!(16);
+        case["best_nodes"] = json!(1);
     }
     line("pods_per_second", rate, &case)
 }
