@@ -145,7 +145,7 @@ fn pictures_are_drawn_of_what_was_measured() {
     let latency = &pictures[0].1;
     assert_eq!(latency.matches("<polyline").count(), 3, "{latency}");
     assert!(pictures.iter().all(|(_, svg)| !svg.contains("NaN") && svg.ends_with("</svg>\n")));
-    assert!(pictures[2].1.contains("<title>multigpu30, stock, packhorse, best 16: 132</title>"), "{}", pictures[2].1);
+    assert!(pictures[2].1.contains("<title>multigpu30, stock, packhorse, best 1: 132</title>"), "{}", pictures[2].1);
     assert!(plots::all(&[]).is_empty());
 }
 
