@@ -7,6 +7,7 @@ mod agent_publish;
 mod agent_specification;
 mod agent_start;
 mod certs;
+mod chart;
 mod demo;
 mod extender;
 mod hami;

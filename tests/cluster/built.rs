@@ -1,13 +1,13 @@
-//! What Go builds from `tests/lab` for the cluster tests: kept under `target/lab` by the hash of its sources, built where missing.
+//! What Go builds for the tests, from `tests/lab` and `tests/helm`: kept under `target/lab` by the hash of its sources, built where
+//! missing.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::{Hash, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use super::kubelab::say;
 
 /// One folder with a Go module, and how to build it.
 #[derive(Debug)]
@@ -97,4 +97,24 @@ pub(crate) fn answers(tool: &str) -> bool {
 pub(crate) fn folder_of(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).find(|folder| folder.join(tool).is_file())
+}
+
+/// Past the test runner, which shows the output of a passing test to nobody.
+pub(crate) fn say(line: &str) {
+    let mut stderr = std::io::stderr().lock();
+    stderr.write_all(format!("{line}\n").as_bytes()).expect("stderr is writable");
+}
+
+/// What was found; where it was not, the test is skipped and says why, or fails where it is required.
+pub(crate) fn or_skip<T>(what: &str, found: Result<T, &str>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(reason) => {
+            let required = std::env::var_os("PACKHORSE_REQUIRE_CLUSTER").is_some_and(|value| value != "0");
+            assert!(!required, "PACKHORSE_REQUIRE_CLUSTER is set, and this cannot run: {reason}");
+            let test = std::thread::current().name().unwrap_or("test").to_owned();
+            say(&format!("SKIPPED {test}: no {what} was tested: {reason}"));
+            None
+        }
+    }
 }

@@ -3,11 +3,11 @@
 //! Where it cannot be built the cluster tests are skipped, each saying so on the terminal, past the capture of the test runner.
 //! `PACKHORSE_REQUIRE_CLUSTER=1` makes that a failure. `PACKHORSE_KUBELAB=FILE` names a binary built elsewhere.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use super::built::{Module, answers};
+pub(crate) use super::built::{or_skip, say};
 
 /// The Kubernetes that `tests/lab/go.mod` names.
 const VERSION: &str = "1.36.3";
@@ -17,20 +17,6 @@ static KUBELAB: LazyLock<Result<PathBuf, String>> = LazyLock::new(find_or_build)
 /// The binary, or nothing after the reason has been told.
 pub(crate) fn binary() -> Option<&'static Path> {
     or_skip("real control plane", KUBELAB.as_deref().map_err(String::as_str))
-}
-
-/// What was found; where it was not, the test is skipped and says why, or fails where it is required.
-pub(crate) fn or_skip<T>(what: &str, found: Result<T, &str>) -> Option<T> {
-    match found {
-        Ok(found) => Some(found),
-        Err(reason) => {
-            let required = std::env::var_os("PACKHORSE_REQUIRE_CLUSTER").is_some_and(|value| value != "0");
-            assert!(!required, "PACKHORSE_REQUIRE_CLUSTER is set, and this cannot run: {reason}");
-            let test = std::thread::current().name().unwrap_or("test").to_owned();
-            say(&format!("SKIPPED {test}: no {what} was tested: {reason}"));
-            None
-        }
-    }
 }
 
 fn find_or_build() -> Result<PathBuf, String> {
@@ -58,10 +44,4 @@ fn find_or_build() -> Result<PathBuf, String> {
         takes: "about ten minutes the first time",
     };
     module.find_or_build()
-}
-
-/// Past the test runner, which shows the output of a passing test to nobody.
-pub(crate) fn say(line: &str) {
-    let mut stderr = std::io::stderr().lock();
-    stderr.write_all(format!("{line}\n").as_bytes()).expect("stderr is writable");
 }

@@ -209,6 +209,8 @@ func render(loaded *chart.Chart, one job) ([]releaseutil.Manifest, string, error
 	if err != nil {
 		return nil, "", fmt.Errorf("--kube-version %s: %w", one.KubeVersion, err)
 	}
+	// As on a real cluster, whose answer Helm takes as it is: parsed, the version would lose what distributions append.
+	version.Version = one.KubeVersion
 	capabilities := chartutil.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
 	if constraint := loaded.Metadata.KubeVersion; !chartutil.IsCompatibleRange(constraint, capabilities.KubeVersion.Version) {

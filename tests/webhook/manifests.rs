@@ -1,5 +1,6 @@
 //! What the manifests say must fit what the code does; that they do it, only a real API server can show (`tests/cluster`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use packhorse::kube_api::names;
@@ -89,7 +90,7 @@ fn every_policy_is_bound_and_denies() {
     objects_of_both.extend(objects("opt-in.yaml").into_iter().filter(|object| !replaced(object)));
     let named = |kind: &str| {
         let names = objects_of_both.iter().filter(|object| object["kind"] == kind);
-        names.map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        names.map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
     };
     let policies = named("ValidatingAdmissionPolicy");
     assert_eq!(policies, named("ValidatingAdmissionPolicyBinding"));

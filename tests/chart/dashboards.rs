@@ -1,0 +1,150 @@
+//! Alerts and dashboards ask only for what servers and agents expose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{CHART, helm, job, render, yaml};
+
+/// What is added to the name of a metric where it is exposed.
+const SUFFIXES: [&str; 7] = ["_total", "_bucket", "_sum", "_count", "_info", "_bytes", "_seconds"];
+
+/// The names that the code registers, and all of its texts.
+fn source() -> (BTreeSet<String>, String) {
+    let (mut names, mut all) = (BTreeSet::new(), String::new());
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs")
+                && path.file_name().is_some_and(|it| it != "tests.rs")
+            {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+                names.extend(metrics(&shipped));
+                all.push_str(&shipped);
+            }
+        }
+    }
+    (names, all)
+}
+
+/// Words of a text that look like our metrics, or the process'.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("packhorse_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// Label and value of each `label="value"` and its kin, in an expression.
+fn matchers(expression: &str) -> Vec<(String, String)> {
+    let inside = expression.split('{').skip(1).filter_map(|part| part.split('}').next());
+    inside
+        .flat_map(|part| part.split(','))
+        .map(|matcher| {
+            let (label, value) = matcher.split_once('"').unwrap_or_else(|| panic!("{matcher} in {expression}"));
+            (label.trim_matches(['=', '!', '~', ' ']).to_owned(), value.trim_end_matches('"').to_owned())
+        })
+        .collect()
+}
+
+/// Every expression, with where it is.
+fn expressions() -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for (group, alerts) in yaml("alerts.yaml").as_object().unwrap() {
+        for alert in alerts.as_array().unwrap() {
+            let expression = alert["expr"].as_str().unwrap().to_owned();
+            assert!(all.insert(format!("{group}: {}", alert["alert"]), expression).is_none(), "twice: {alert}");
+        }
+    }
+    for entry in std::fs::read_dir(Path::new(CHART).join("dashboards")).unwrap() {
+        let path = entry.unwrap().path();
+        let board: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for panel in board["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                let place = format!("{}: {} {}", path.display(), panel["title"], target["refId"]);
+                all.insert(place, target["expr"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_expression_names_only_what_is_exposed() {
+    let (registered, source) = source();
+    assert!(registered.len() > 40, "{registered:?}");
+    let all = expressions();
+    assert!(all.len() > 40, "{} expressions", all.len());
+    for (place, expression) in &all {
+        let named = metrics(expression);
+        assert!(!named.is_empty(), "{place}: {expression} names nothing of Packhorse");
+        for name in named {
+            let bare = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
+            let known = registered.contains(&name) || bare.is_some_and(|bare| registered.contains(bare));
+            assert!(known, "{place}: {name} is exposed by nobody");
+            // Counters are exposed with this ending alone, and nothing else has it.
+            let rate = ["rate(", "increase("].iter().any(|function| expression.contains(&format!("{function}{name}")));
+            if rate {
+                assert!(name.ends_with("_total") || name.ends_with("_bucket"), "{place}: {name} is no counter");
+            }
+        }
+        for (label, value) in matchers(expression) {
+            let ours = label != "namespace" && !value.contains(['.', '[']) && value.parse::<u16>().is_err();
+            // Labels are fields, or texts; values as well.
+            let word = |text: &str| {
+                source.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|it| it == text)
+            };
+            assert!(!ours || (word(&label) && word(&value)), "{place}: {label}={value:?} is set by nobody");
+        }
+        let depth = expression.chars().fold(0_i32, |depth, letter| match letter {
+            '(' | '{' | '[' => depth + 1,
+            ')' | '}' | ']' => depth - 1,
+            _ => depth,
+        });
+        assert_eq!(depth, 0, "{place}: {expression}");
+    }
+}
+
+#[test]
+fn every_alert_says_what_is_wrong_and_what_to_do() {
+    let Some(helm) = helm() else { return };
+    let rendered = render(helm, &[job(json!({"metrics": {"prometheusRule": {"enabled": true}}}))]);
+    let groups = rendered[0].object("PrometheusRule/packhorse")["spec"]["groups"].as_array().unwrap();
+    let mut names = BTreeSet::new();
+    for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
+        let name = rule["alert"].as_str().unwrap();
+        assert!(name.starts_with("Packhorse") && names.insert(name), "{name}");
+        assert!(["critical", "warning", "info"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{name}");
+        assert!(rule["for"].as_str().unwrap().ends_with(['m', 'h']), "{name}");
+        for text in ["summary", "description"] {
+            let text = rule["annotations"][text].as_str().unwrap();
+            assert!(text.len() > 15 && !text.contains("<no value>"), "{name}: {text}");
+        }
+        assert!(rule["annotations"]["description"].as_str().unwrap().ends_with('.'), "{name}");
+    }
+    assert_eq!(names.len(), groups.iter().map(|group| group["rules"].as_array().unwrap().len()).sum::<usize>());
+    let written: usize =
+        yaml("alerts.yaml").as_object().unwrap().values().map(|group| group.as_array().unwrap().len()).sum();
+    assert_eq!(names.len(), written);
+}
+
+#[test]
+fn dashboards_reach_grafana_as_they_are() {
+    let Some(helm) = helm() else { return };
+    let rendered = render(helm, &[job(json!({"metrics": {"dashboards": {"enabled": true}}}))]);
+    for entry in std::fs::read_dir(Path::new(CHART).join("dashboards")).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let shipped: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let map = rendered[0].object(&format!("ConfigMap/packhorse-dashboard-{}", file.trim_end_matches(".json")));
+        let arrived: Value = serde_json::from_str(map["data"][file].as_str().unwrap()).unwrap();
+        assert_eq!(arrived, shipped, "{file}");
+        let mut ids = BTreeSet::new();
+        for panel in shipped["panels"].as_array().unwrap() {
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{file}: two panels are {}", panel["id"]);
+        }
+    }
+}
