@@ -3,7 +3,7 @@
 //!
 //! The servers run in processes of their own, wired as `packhorse server` wires the webhook; processor time is theirs alone, the
 //! latency is the caller's. `--quick` measures a quarter; `--only webhook,http1,kept` what all of these words name, of the server, the
-//! protocol and the load; `--own` the part without HTTP alone, for a profile.
+//! protocol and the load, `--calls N` with so many calls on kept connections; `--own` the part without HTTP alone, for a profile.
 
 #![allow(
     missing_docs,
@@ -57,6 +57,9 @@ impl Load {
     }
 }
 
+/// About as long as a server waits for the next of a client's requests.
+const PAUSE: Duration = Duration::from_micros(100);
+
 /// How much is measured.
 struct Amount {
     calls: usize,
@@ -75,12 +78,15 @@ fn main() {
     }
     let quick = std::env::args().any(|argument| argument == "--quick");
     let second = Duration::from_secs(1);
-    let amount = if quick {
+    let after = |flag: &str| std::env::args().skip_while(|argument| argument != flag).nth(1);
+    let mut amount = if quick {
         Amount { calls: 2_000, dials: 400, stream: 15 * second, floor_stream: 5 * second }
     } else {
         Amount { calls: 20_000, dials: 2_000, stream: 60 * second, floor_stream: 15 * second }
     };
-    let after = |flag: &str| std::env::args().skip_while(|argument| argument != flag).nth(1);
+    if let Some(calls) = after("--calls") {
+        amount.calls = calls.parse().expect("a number of calls");
+    }
     let only = after("--only").unwrap_or_default();
     let wanted = |words: [&str; 3]| only.is_empty() || only.split(',').all(|word| words.contains(&word));
     let own = std::env::args().any(|argument| argument == "--own");
@@ -112,20 +118,34 @@ fn main() {
     }
 }
 
-/// Parse, decide, patch: one call after the other, without HTTP.
+/// Parse, decide, patch, without HTTP: one call after the other, and each after a pause as long as that between two requests, in which
+/// the processor sleeps and forgets. Medians.
 fn own_part(bodies: &[Bytes], rounds: usize) {
     let webhook = Webhook::new(std::sync::Arc::default(), Box::new(|_| None), Metrics::new(&mut Registry::default()));
     for body in bodies {
         let Answer::Review(answer) = webhook.answer(body) else { panic!("no review") };
         assert!(String::from_utf8_lossy(&answer).contains("\"patch\""));
     }
-    let start = Instant::now();
-    for body in bodies.iter().cycle().take(rounds * bodies.len()) {
-        std::hint::black_box(webhook.answer(body));
-    }
-    let mean = start.elapsed().as_secs_f64() * 1e6 / (rounds * bodies.len()) as f64;
-    println!("its own part without HTTP (parse, decide, patch): {mean:.1} us");
-    figures::record("webhook_own_us", mean, "us", &json!({}));
+    let median = |rounds: usize, pause: Duration| {
+        let one = |body: &Bytes| {
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+            // As it arrives: just copied.
+            let body = body.to_vec();
+            let start = Instant::now();
+            std::hint::black_box(webhook.answer(&body));
+            start.elapsed()
+        };
+        let mut times: Vec<_> = bodies.iter().cycle().take(rounds * bodies.len()).map(one).collect();
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    };
+    let hot = median(rounds, Duration::ZERO);
+    let paused = median(rounds.min(40), PAUSE);
+    println!("its own part without HTTP (parse, decide, patch): {hot:.1} us, after a pause {paused:.1} us");
+    figures::record("webhook_own_us", hot, "us", &json!({}));
+    figures::record("webhook_own_after_a_pause_us", paused, "us", &json!({}));
 }
 
 fn measure(

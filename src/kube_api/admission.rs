@@ -1,7 +1,7 @@
 //! The wire types of admission: `AdmissionReview` of `admission.k8s.io/v1`, in and out.
 //!
-//! Read by the webhook alone. A review borrows from the request's bytes and keeps the object unparsed, so that only pods are
-//! ever parsed, by the one view that all parts share. Damaged input becomes a [`ReviewError`], which carries the request's uid
+//! Read by the webhook alone. A review borrows from the request's bytes. Its objects are whatever the reader asks for: a view, read in
+//! the same pass, or the text as it is, for a review whose object may be anything. Damaged input becomes a [`ReviewError`], which carries the request's uid
 //! where it could be read: with it the answer is a proper denial, without it only HTTP 400 is left.
 
 use base64::Engine as _;
@@ -14,11 +14,11 @@ use super::pod::Text;
 pub const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// One question of the API server.
+/// One question of the API server, about objects read as `O`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
 #[allow(missing_docs, reason = "the names are those of the Kubernetes API")]
-pub struct Request<'a> {
+pub struct Request<'a, O> {
     #[serde(borrow)]
     pub uid: Text<'a>,
     #[serde(borrow, default)]
@@ -31,10 +31,10 @@ pub struct Request<'a> {
     pub name: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub operation: Text<'a>,
-    #[serde(borrow, default)]
-    pub object: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    pub old_object: Option<&'a RawValue>,
+    #[serde(default = "Option::default")]
+    pub object: Option<O>,
+    #[serde(default = "Option::default")]
+    pub old_object: Option<O>,
 }
 
 /// Group, version and kind of the object.
@@ -97,14 +97,14 @@ impl ReviewError {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+struct Envelope<'a, O> {
     #[serde(borrow, default)]
     api_version: Text<'a>,
     #[serde(borrow, default)]
     kind: Text<'a>,
-    #[serde(borrow, default)]
-    request: Option<Request<'a>>,
+    #[serde(borrow, default = "Option::default")]
+    request: Option<Request<'a, O>>,
 }
 
 /// What of a damaged review is still worth reading.
@@ -120,12 +120,12 @@ struct RemainsRequest {
     uid: Option<String>,
 }
 
-/// Reads a review.
+/// Reads a review and leaves its objects as they are.
 ///
 /// # Errors
 /// Where the body is damaged, of another version, or carries no request with a uid.
-pub fn read(body: &[u8]) -> Result<Request<'_>, ReviewError> {
-    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|error| ReviewError::Damaged {
+pub fn read(body: &[u8]) -> Result<Request<'_, &RawValue>, ReviewError> {
+    let envelope: Envelope<'_, &RawValue> = serde_json::from_slice(body).map_err(|error| ReviewError::Damaged {
         uid: serde_json::from_slice::<Remains>(body)
             .ok()
             .and_then(|remains| remains.request)
@@ -133,6 +133,17 @@ pub fn read(body: &[u8]) -> Result<Request<'_>, ReviewError> {
             .filter(|uid| !uid.is_empty()),
         problem: error.to_string(),
     })?;
+    checked(envelope)
+}
+
+/// Reads a review and its objects in one pass; `None` where [`read`] has to tell what is wrong, with the review or with an object.
+pub fn read_with<'a, O: Deserialize<'a>>(body: &'a [u8]) -> Option<Request<'a, O>> {
+    // Checked at once, for the decoder does not look at the text it skips.
+    let body = std::str::from_utf8(body).ok()?;
+    checked(serde_json::from_str::<Envelope<'a, O>>(body).ok()?).ok()
+}
+
+fn checked<O>(envelope: Envelope<'_, O>) -> Result<Request<'_, O>, ReviewError> {
     if &*envelope.api_version != API_VERSION || &*envelope.kind != KIND {
         return Err(ReviewError::Version {
             uid: envelope.request.map(|request| request.uid.to_string()).filter(|uid| !uid.is_empty()),

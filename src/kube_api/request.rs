@@ -81,7 +81,8 @@ pub fn devices_field_path(container: &str) -> String {
     format!("metadata.annotations['{}{container}']", names::DEVICES_PREFIX)
 }
 
-fn is_own_devices(path: &str, container: &str) -> bool {
+/// Whether `path` is the [`devices_field_path`] of `container`.
+pub fn is_own_devices(path: &str, container: &str) -> bool {
     path.strip_prefix("metadata.annotations['")
         .and_then(|path| path.strip_prefix(names::DEVICES_PREFIX))
         .and_then(|path| path.strip_suffix("']"))

@@ -1,6 +1,6 @@
 //! A pod as it is created: whether it is ours, what is wrong with it, and what it becomes.
 
-use serde_json::json;
+use std::collections::BTreeMap;
 
 use crate::gpu::parse::{Parsed, Rules, shown};
 use crate::kube_api::names;
@@ -14,7 +14,7 @@ use super::settings::{ForeignScheduler, Settings, Toleration};
 use super::subject::{self, Shape};
 use super::{deny, environment, outsider, resources};
 
-/// Decides about the pod of `object`, of which `pod` is the view.
+/// Decides about the pod that `review` carries, of which `pod` is the view.
 ///
 /// # Errors
 /// Where the object's shape cannot be read again; none is known.
@@ -22,7 +22,7 @@ pub(super) fn decide(
     settings: &Settings,
     rules: &Rules,
     namespace: &str,
-    object: &str,
+    review: &[u8],
     pod: &PodView<'_>,
 ) -> Result<Decision, serde_json::Error> {
     let mut decision = Decision::default();
@@ -55,7 +55,7 @@ pub(super) fn decide(
             std::mem::take(&mut parsed.warnings).into_iter().for_each(|warning| decision.tell(warning));
             gpu_pod_faults(settings, pod, &mut decision);
             if !decision.is_denied() {
-                mutate(settings, rules, object, pod, &parsed, &mut decision)?;
+                mutate(settings, rules, review, pod, &parsed, &mut decision)?;
             }
         }
         Err(denials) => {
@@ -93,7 +93,7 @@ fn gpu_pod_faults(settings: &Settings, pod: &PodView<'_>, decision: &mut Decisio
 fn mutate(
     settings: &Settings,
     rules: &Rules,
-    object: &str,
+    review: &[u8],
     pod: &PodView<'_>,
     parsed: &Parsed,
     decision: &mut Decision,
@@ -104,18 +104,18 @@ fn mutate(
     let nothing =
         |c: &crate::kube_api::pod::ContainerView<'_>| c.resources.limits.is_none() && c.resources.requests.is_none();
     let unsure = bare || pod.spec.init_containers.iter().chain(&pod.spec.containers).any(nothing);
-    let shape = unsure.then(|| Shape::read(object)).transpose()?;
+    let shape = unsure.then(|| Shape::read(review)).transpose()?;
 
     let normalised = request::encode(&parsed.request);
     if meta.annotations.is_empty() {
-        let annotations = json!({names::REQUEST: normalised});
+        let annotations = BTreeMap::from([(names::REQUEST, &normalised)]);
         if shape.as_ref().is_some_and(|shape| !shape.has_metadata()) {
-            decision.patch.add("/metadata", json!({"annotations": annotations}));
+            decision.patch.add("/metadata", &BTreeMap::from([("annotations", annotations)]));
         } else {
-            decision.patch.add("/metadata/annotations", annotations);
+            decision.patch.add("/metadata/annotations", &annotations);
         }
     } else if meta.annotations.get(names::REQUEST).map(AsRef::as_ref) != Some(normalised.as_str()) {
-        decision.patch.add(member("/metadata/annotations", names::REQUEST), normalised);
+        decision.patch.add(member("/metadata/annotations", names::REQUEST), &normalised);
     }
 
     // Both are in the order of the pod, so one pass suffices however many containers there are.
@@ -174,18 +174,18 @@ fn place(settings: &Settings, pod: &PodView<'_>, decision: &mut Decision) {
         .collect();
     if pod.spec.tolerations.is_empty() {
         if !missing.is_empty() {
-            decision.patch.add("/spec/tolerations", json!(missing));
+            decision.patch.add("/spec/tolerations", &missing);
         }
     } else {
         for toleration in missing {
-            decision.patch.add("/spec/tolerations/-", json!(toleration));
+            decision.patch.add("/spec/tolerations/-", toleration);
         }
     }
     // Values that differ were denied before.
     let absent = settings.node_selector.iter().filter(|(key, _)| !pod.spec.node_selector.contains_key(key.as_str()));
     if pod.spec.node_selector.is_empty() {
         if !settings.node_selector.is_empty() {
-            decision.patch.add("/spec/nodeSelector", json!(settings.node_selector));
+            decision.patch.add("/spec/nodeSelector", &settings.node_selector);
         }
     } else {
         for (key, value) in absent {
@@ -199,8 +199,10 @@ fn place(settings: &Settings, pod: &PodView<'_>, decision: &mut Decision) {
 
 /// Whether `has` is `wanted`, or tolerates every taint for ever.
 fn covers(has: &TolerationView<'_>, wanted: &Toleration) -> bool {
-    let operator = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("Equal").to_owned();
-    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    fn operator(text: Option<&str>) -> &str {
+        text.filter(|text| !text.is_empty()).unwrap_or("Equal")
+    }
+    let text = Option::unwrap_or_default;
     let everything = has.key.as_deref().unwrap_or_default().is_empty()
         && operator(has.operator.as_deref()) == "Exists"
         && has.effect.as_deref().unwrap_or_default().is_empty();

@@ -1,7 +1,9 @@
 //! A GPU container's resources as Kubernetes is to see them: the device count and the totals, without the per-GPU names that no
 //! node advertises.
 
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
 
 use crate::gpu::parse::{Rules, shown};
 use crate::gpu::quantity::Quantity;
@@ -13,7 +15,7 @@ use super::patch::{Patch, member};
 use super::subject::{Shape, Subject, is_total};
 
 /// Name and amount of everything that a container's limits and requests must say.
-fn wanted(rules: &Rules, request: &ContainerRequest) -> Vec<(String, u64)> {
+fn wanted(rules: &Rules, request: &ContainerRequest) -> Vec<(Cow<'static, str>, Amount)> {
     let count = u64::from(request.count);
     // A sum of MIG instances would be compared with sums of whole cards, in which instances are not counted: 0.
     let cores = match &request.ask {
@@ -25,9 +27,11 @@ fn wanted(rules: &Rules, request: &ContainerRequest) -> Vec<(String, u64)> {
         Ask::Mig(profile) => format!("{}/mig-{profile}", rules.prefix),
         Ask::Exclusive | Ask::Share { .. } => rules.count_name(),
     };
-    let mut wanted = vec![(device, count), (names::GPU_CORES.to_owned(), count * cores)];
+    let mut wanted = Vec::with_capacity(3);
+    wanted.push((Cow::Owned(device), Amount(count)));
+    wanted.push((Cow::Borrowed(names::GPU_CORES), Amount(count * cores)));
     if let Ask::Share { memory: Memory::Mib(memory), .. } = &request.ask {
-        wanted.push((names::GPU_MEMORY.to_owned(), count * u64::from(*memory)));
+        wanted.push((Cow::Borrowed(names::GPU_MEMORY), Amount(count * u64::from(*memory))));
     }
     wanted
 }
@@ -42,26 +46,26 @@ pub(super) fn normalise(
     decision: &mut Decision,
 ) {
     let wanted = wanted(rules, request);
-    let resources = format!("{}/resources", container.path);
     let view = &container.view.resources;
     if view.limits.is_none()
         && view.requests.is_none()
-        && shape.is_some_and(|shape| !shape.has_resources(&container.path))
+        && shape.is_some_and(|shape| !shape.has_resources(container.path))
     {
-        decision.patch.add(resources, json!({"limits": all(&wanted), "requests": all(&wanted)}));
+        let both = Both { limits: All(&wanted), requests: All(&wanted) };
+        decision.patch.add((container.path, "/resources"), &both);
         return;
     }
     let mut corrected: Vec<&str> = Vec::new();
-    for (list, amounts) in [("limits", &view.limits), ("requests", &view.requests)] {
-        let path = format!("{resources}/{list}");
+    for (list, amounts) in [("/resources/limits", &view.limits), ("/resources/requests", &view.requests)] {
+        let path = (container.path, list);
         let Some(amounts) = amounts else {
-            decision.patch.add(path, all(&wanted));
+            decision.patch.add(path, &All(&wanted));
             continue;
         };
         for (name, amount) in amounts {
             let keep = wanted.iter().any(|(other, _)| other == name.as_ref());
             if !keep && (rules.is_removed(name) || is_total(name)) {
-                decision.patch.remove(member(&path, name));
+                decision.patch.remove(member(path, name));
                 if is_total(name) && !corrected.contains(&name.as_ref()) {
                     corrected.push(name);
                     decision.warn(
@@ -75,18 +79,19 @@ pub(super) fn normalise(
             }
         }
         for (name, amount) in &wanted {
-            let present = amounts.get(name.as_str());
-            if present.is_some_and(|present| same(present.as_ref(), *amount)) {
+            let present = amounts.get(name.as_ref());
+            if present.is_some_and(|present| same(present.as_ref(), amount.0)) {
                 continue;
             }
-            decision.patch.add(member(&path, name), text(*amount));
-            if let Some(present) = present.filter(|_| is_total(name) && !corrected.contains(&name.as_str())) {
+            decision.patch.add(member(path, name), amount);
+            if let Some(present) = present.filter(|_| is_total(name) && !corrected.contains(&name.as_ref())) {
                 corrected.push(name);
                 decision.warn(
                     Some(container.name()),
                     format_args!(
-                        "{name}: {:?} replaced by {amount}: it is derived from the request",
-                        shown(present.as_ref())
+                        "{name}: {:?} replaced by {}: it is derived from the request",
+                        shown(present.as_ref()),
+                        amount.0
                     ),
                 );
             }
@@ -94,12 +99,29 @@ pub(super) fn normalise(
     }
 }
 
-fn all(wanted: &[(String, u64)]) -> Map<String, Value> {
-    wanted.iter().map(|(name, amount)| (name.clone(), text(*amount))).collect()
+/// A number as Kubernetes has it: a string.
+#[derive(Debug, Clone, Copy)]
+struct Amount(u64);
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
-fn text(amount: u64) -> Value {
-    Value::String(amount.to_string())
+/// What one list says where it says nothing yet.
+struct All<'w>(&'w [(Cow<'static, str>, Amount)]);
+
+impl Serialize for All<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, amount)| (name, amount)))
+    }
+}
+
+#[derive(Serialize)]
+struct Both<'w> {
+    limits: All<'w>,
+    requests: All<'w>,
 }
 
 /// Whether `written` is that amount in any spelling; the API server writes `8k` for 8000.
@@ -110,9 +132,9 @@ fn same(written: &str, amount: u64) -> bool {
 /// Takes per-GPU names (with amount 0, else the container would be a GPU container) out of a container without a GPU.
 pub(super) fn strip(rules: &Rules, container: &Subject<'_, '_>, patch: &mut Patch) {
     let view = &container.view.resources;
-    for (list, amounts) in [("limits", &view.limits), ("requests", &view.requests)] {
+    for (list, amounts) in [("/resources/limits", &view.limits), ("/resources/requests", &view.requests)] {
         for (name, _) in amounts.iter().flatten().filter(|(name, _)| rules.is_removed(name)) {
-            patch.remove(member(&format!("{}/resources/{list}", container.path), name));
+            patch.remove(member((container.path, list), name));
         }
     }
 }

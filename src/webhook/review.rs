@@ -1,6 +1,12 @@
 //! From the bytes of a review to the bytes of its answer. Every body gets one: a review of a pod is decided on, one that cannot
 //! be is denied with its uid, and what has no uid is answered in plain text.
 
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
 use crate::gpu::parse::Rules;
 use crate::kube_api::admission::{self, Request, Response, Verdict};
 use crate::kube_api::pod::PodView;
@@ -24,19 +30,26 @@ pub enum Answer {
 impl Webhook {
     /// Answers one review.
     pub fn answer(&self, body: &[u8]) -> Answer {
-        let request = match admission::read(body) {
-            Ok(request) => request,
+        // Nearly every review is of a pod that can be read. What cannot be is looked at again, for words about it.
+        if let Some(request) = admission::read_with::<Pod<'_>>(body) {
+            return self.decided(body, request);
+        }
+        match admission::read(body) {
+            Ok(request) => self.decided(body, request),
             Err(error) => {
                 tracing::warn!(uid = error.uid(), %error, "a review cannot be read");
                 self.metrics.count(Outcome::Malformed);
-                return match error.uid() {
+                match error.uid() {
                     Some(uid) => denied(uid, 400, error.to_string()),
                     None => Answer::BadRequest(error.to_string()),
-                };
+                }
             }
-        };
+        }
+    }
+
+    fn decided<'a>(&self, body: &[u8], mut request: Request<'a, impl Object<'a>>) -> Answer {
         let settings = self.settings.load();
-        match decide(&settings, |namespace| self.rules(&settings, namespace), &request) {
+        match decide(&settings, |namespace| self.rules(&settings, namespace), body, &mut request) {
             Ok(Some(decision)) => self.conclude(&request, decision),
             Ok(None) => {
                 self.metrics.count(Outcome::Unchanged);
@@ -50,7 +63,7 @@ impl Webhook {
         }
     }
 
-    fn conclude(&self, request: &Request<'_>, decision: Decision) -> Answer {
+    fn conclude<O>(&self, request: &Request<'_, O>, decision: Decision) -> Answer {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let name = request.name.as_deref().unwrap_or_default();
         if let Some((reason, code, message)) = decision.refusal() {
@@ -79,10 +92,11 @@ impl Webhook {
 }
 
 /// `Ok(None)` where the request is not one that we have a say in.
-fn decide(
+fn decide<'a>(
     settings: &Settings,
     rules: impl Fn(&str) -> Rules,
-    request: &Request<'_>,
+    body: &[u8],
+    request: &mut Request<'a, impl Object<'a>>,
 ) -> Result<Option<Decision>, String> {
     if !request.kind.kind.is_empty() && !request.kind.is_pod() {
         let kind = &request.kind;
@@ -103,25 +117,61 @@ fn decide(
             return Ok(None);
         }
     };
-    let object = request.object.ok_or("the request has no object; send the Pod as request.object")?.get();
-    let pod = read(object).map_err(|problem| format!("request.object is not a Pod: {problem}; send a Pod of v1"))?;
+    let object = request.object.take().ok_or("the request has no object; send the Pod as request.object")?;
+    let pod = object.pod().map_err(|problem| format!("request.object is not a Pod: {problem}; send a Pod of v1"))?;
     let namespace = request.namespace.as_deref().or(pod.metadata.namespace.as_deref()).unwrap_or_default();
     let rules = rules(namespace);
     if extends {
-        let old = request.old_object.map(|old| read(old.get())).transpose();
+        let old = request.old_object.take().map(Object::pod).transpose();
         let old = old.map_err(|problem| format!("request.oldObject is not a Pod: {problem}; send a Pod of v1"))?;
         return Ok(Some(ephemeral::decide(settings, &rules, namespace, &pod, old.as_ref())));
     }
-    let decision = create::decide(settings, &rules, namespace, object, &pod);
+    let decision = create::decide(settings, &rules, namespace, body, &pod);
     decision.map(Some).map_err(|problem| format!("request.object is not a Pod: {problem}; send a Pod of v1"))
 }
 
-fn read(object: &str) -> Result<PodView<'_>, String> {
-    // The decoder would take a list for an object with its members in order.
-    if !object.starts_with('{') {
-        return Err("not an object".to_owned());
+/// What a review says about, which should be a pod.
+trait Object<'a> {
+    /// The pod, or what is wrong with it.
+    fn pod(self) -> Result<PodView<'a>, String>;
+}
+
+impl<'a> Object<'a> for &'a RawValue {
+    fn pod(self) -> Result<PodView<'a>, String> {
+        // The decoder would take a list for an object with its members in order.
+        if !self.get().starts_with('{') {
+            return Err("not an object".to_owned());
+        }
+        serde_json::from_str(self.get()).map_err(|error| error.to_string())
     }
-    serde_json::from_str(object).map_err(|error| error.to_string())
+}
+
+/// A pod that was read with its review.
+struct Pod<'a>(PodView<'a>);
+
+impl<'a> Object<'a> for Pod<'a> {
+    fn pod(self) -> Result<PodView<'a>, String> {
+        Ok(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pod<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PodVisitor;
+        impl<'de> Visitor<'de> for PodVisitor {
+            type Value = Pod<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            // The only form taken, as above.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                PodView::deserialize(MapAccessDeserializer::new(map)).map(Pod)
+            }
+        }
+        deserializer.deserialize_map(PodVisitor)
+    }
 }
 
 fn denied(uid: &str, code: u16, message: String) -> Answer {

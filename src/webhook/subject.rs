@@ -7,13 +7,33 @@ use crate::gpu::parse::{Field, Rules};
 use crate::gpu::quantity::Quantity;
 use crate::kube_api::names;
 use crate::kube_api::pod::{ContainerView, EnvView, PodView};
-use crate::kube_api::request::devices_field_path;
+use crate::kube_api::request::is_own_devices;
+
+use super::patch::Pointer;
+
+/// Where a container stands in the pod, as a JSON pointer: `/spec/initContainers/0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// `/spec/` and the name of the list and `/`.
+    list: &'static str,
+    index: usize,
+}
+
+const CONTAINERS: &str = "/spec/containers/";
+const INIT_CONTAINERS: &str = "/spec/initContainers/";
+const EPHEMERAL_CONTAINERS: &str = "/spec/ephemeralContainers/";
+
+impl Pointer for Place {
+    fn write(self, json: &mut Vec<u8>) {
+        (self.list, self.index).write(json);
+    }
+}
 
 /// One container and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Subject<'p, 'a> {
-    /// JSON pointer, for example `/spec/initContainers/0`.
-    pub(super) path: String,
+    /// Where it stands.
+    pub(super) path: Place,
     /// As read.
     pub(super) view: &'p ContainerView<'a>,
 }
@@ -28,20 +48,18 @@ impl<'p> Subject<'p, '_> {
     }
 }
 
-fn list<'p, 'a>(name: &'static str, views: &'p [ContainerView<'a>]) -> impl Iterator<Item = Subject<'p, 'a>> {
-    views.iter().enumerate().map(move |(index, view)| Subject { path: format!("/spec/{name}/{index}"), view })
+fn list<'p, 'a>(list: &'static str, views: &'p [ContainerView<'a>]) -> impl Iterator<Item = Subject<'p, 'a>> {
+    views.iter().enumerate().map(move |(index, view)| Subject { path: Place { list, index }, view })
 }
 
 /// Init containers (native sidecars among them), app containers, ephemeral ones.
 pub(super) fn all<'p, 'a>(pod: &'p PodView<'a>) -> impl Iterator<Item = Subject<'p, 'a>> {
-    list("initContainers", &pod.spec.init_containers)
-        .chain(list("containers", &pod.spec.containers))
-        .chain(ephemeral(pod))
+    list(INIT_CONTAINERS, &pod.spec.init_containers).chain(list(CONTAINERS, &pod.spec.containers)).chain(ephemeral(pod))
 }
 
 /// Ephemeral containers alone.
 pub(super) fn ephemeral<'p, 'a>(pod: &'p PodView<'a>) -> impl Iterator<Item = Subject<'p, 'a>> {
-    list("ephemeralContainers", &pod.spec.ephemeral_containers)
+    list(EPHEMERAL_CONTAINERS, &pod.spec.ephemeral_containers)
 }
 
 /// What a container's `NVIDIA_VISIBLE_DEVICES` gives it where nobody interferes.
@@ -70,7 +88,7 @@ pub(super) fn entry<'p>(container: &str, entry: &'p EnvView<'_>) -> Visible<'p> 
         (None, value) if is_void(value) => Visible::Nothing,
         (None, value) => Visible::Value(value),
         (Some(from), "") => match &from.field_ref {
-            Some(field) if *field.field_path == *devices_field_path(container) => Visible::Ours,
+            Some(field) if is_own_devices(&field.field_path, container) => Visible::Ours,
             _ => Visible::Indirect,
         },
         (Some(_), _) => Visible::Indirect,
@@ -117,6 +135,16 @@ pub(super) struct Shape {
     spec: SpecShape,
 }
 
+#[derive(Debug, Deserialize)]
+struct Reviewed {
+    request: ReviewedRequest,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReviewedRequest {
+    object: Shape,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct SpecShape {
@@ -131,12 +159,12 @@ struct ContainerShape {
 }
 
 impl Shape {
-    /// Reads it from the pod's JSON.
+    /// Reads it from the JSON of the review that carries the pod.
     ///
     /// # Errors
     /// None is known: whoever read the pod's view has met every list here.
-    pub(super) fn read(object: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(object)
+    pub(super) fn read(review: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice::<Reviewed>(review).map(|review| review.request.object)
     }
 
     pub(super) fn has_metadata(&self) -> bool {
@@ -144,13 +172,12 @@ impl Shape {
     }
 
     /// Whether the container at `path` has an object `resources`.
-    pub(super) fn has_resources(&self, path: &str) -> bool {
-        let (list, index) = match path.rsplit_once('/') {
-            Some(("/spec/initContainers", index)) => (&self.spec.init_containers, index),
-            Some(("/spec/containers", index)) => (&self.spec.containers, index),
+    pub(super) fn has_resources(&self, path: Place) -> bool {
+        let list = match path.list {
+            INIT_CONTAINERS => &self.spec.init_containers,
+            CONTAINERS => &self.spec.containers,
             _ => return false,
         };
-        let index = index.parse::<usize>().ok();
-        list.as_ref().zip(index).and_then(|(list, index)| list.get(index)).is_some_and(|c| c.resources.is_some())
+        list.as_ref().and_then(|list| list.get(path.index)).is_some_and(|c| c.resources.is_some())
     }
 }

@@ -63,6 +63,22 @@ fn a_body_without_a_uid_is_a_bad_request() {
 }
 
 #[test]
+fn a_pod_that_is_not_utf_8_is_denied_wherever_that_stands() {
+    let mut asked = pod(json!({"nvidia.com/gpu": "1"}));
+    asked["spec"]["unknownToUs"] = json!("HERE");
+    let mut body = creation(&asked).to_string().into_bytes();
+    let webhook = webhook(Settings::default());
+    let allowed = |body: &[u8]| {
+        let Answer::Review(answer) = webhook.answer(body) else { panic!("no review") };
+        serde_json::from_slice::<Value>(&answer).unwrap()["response"]["allowed"] == true
+    };
+    assert!(allowed(&body));
+    let here = body.windows(4).position(|window| window == b"HERE").unwrap();
+    body[here] = 0xff;
+    assert!(!allowed(&body));
+}
+
+#[test]
 fn a_review_without_a_kind_or_operation_is_taken_for_a_pod_s_creation() {
     let mut review = creation(&pod(json!({"nvidia.com/gpu": "1"})));
     let request = review["request"].as_object_mut().unwrap();
