@@ -12,7 +12,7 @@ use super::metrics::{Tally, UNKNOWN_NODE, observe};
 use super::names::Split;
 use super::nodes::{GivenNode, given_nodes};
 use super::query::Query;
-use super::roster::{Found, Reading};
+use super::roster::{Found, Reading, Visit};
 use super::settings::{Settings, Version};
 use super::shape::Judge;
 use super::situation::{Situation, Weighed};
@@ -51,6 +51,8 @@ struct Outcome<'a> {
     most: Option<usize>,
     /// The worst that may still be among the best.
     limit: Option<Candidate<'a>>,
+    /// Its score, unless only a crowded node has it.
+    least: f64,
     /// Nodes that do not fit, as long as none did.
     failures: Vec<Failure<'a>>,
     /// Whether a fitting node would rather not be chosen.
@@ -65,6 +67,7 @@ impl<'a> Outcome<'a> {
             fits: Vec::with_capacity(2 * most.unwrap_or(64)),
             most,
             limit: None,
+            least: f64::NEG_INFINITY,
             failures: Vec::new(),
             repels: false,
             count: 0,
@@ -103,7 +106,12 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    #[inline(always)]
+    /// Whether this score alone tells that a node is not among the best.
+    #[inline]
+    fn is_worse(&self, score: f64) -> bool {
+        score < self.least
+    }
+
     fn fit(&mut self, candidate: Candidate<'a>) {
         if self.limit.is_some_and(|limit| better(&candidate, &limit).is_gt()) {
             return;
@@ -114,6 +122,7 @@ impl<'a> Outcome<'a> {
         {
             self.cut(most);
             self.limit = self.fits.get(most - 1).copied();
+            self.least = self.limit.filter(|limit| !limit.crowded).map_or(f64::NEG_INFINITY, |limit| limit.score);
         }
     }
 
@@ -185,26 +194,18 @@ struct Outdated<'a> {
 }
 
 impl<'a> Weighing<'a, '_> {
-    #[inline(always)]
-    fn see(&mut self, name: &'a [u8], found: Found) {
-        let index = self.outcome.next();
-        match found {
-            Found::Known { position, slot, version } => match self.judge.known(slot, version) {
-                Some(glance) if self.situation.is_plain(slot, glance) => {
-                    let weighed = Weighed { verdict: glance.verdict, crowded: false, repels: glance.repels };
-                    self.outcome.put(name, index, Some(weighed));
-                }
-                known => {
-                    // What is known but not plain is looked at as well, and first.
-                    let guess = if known.is_some() { None } else { self.judge.guess(slot) };
-                    self.outdated.push(Outdated { name, index, position, guess });
-                }
-            },
-            Found::Fresh(entry) => {
-                let weighed = self.situation.weigh(&mut self.judge, &entry);
+    /// What is not known of a node's newest version, or depends on more than the node.
+    fn later(&mut self, name: &'a [u8], index: usize, position: usize, slot: usize, version: u64) {
+        match self.judge.known(slot, version) {
+            Some(glance) if self.situation.is_plain(slot, glance) => {
+                let weighed = Weighed { verdict: glance.verdict, crowded: false, repels: glance.repels };
                 self.outcome.put(name, index, Some(weighed));
             }
-            Found::Unknown => self.outcome.put(name, index, None),
+            known => {
+                // What is known but not plain is looked at as well, and first.
+                let guess = if known.is_some() { None } else { self.judge.guess(slot) };
+                self.outdated.push(Outdated { name, index, position, guess });
+            }
         }
     }
 
@@ -244,6 +245,33 @@ impl<'a> Weighing<'a, '_> {
     fn weigh(&mut self, node: &Outdated<'a>, reading: &Reading<'_>) {
         let weighed = self.situation.weigh(&mut self.judge, reading.entry(node.position));
         self.outcome.put(node.name, node.index, Some(weighed));
+    }
+}
+
+impl<'a> Visit<'a> for Weighing<'a, '_> {
+    #[inline(always)]
+    fn known(&mut self, name: &'a [u8], position: usize, slot: usize, version: u64) {
+        let index = self.outcome.next();
+        match self.judge.fits(slot, version) {
+            // Most nodes: known to fit, and not as well as one before.
+            Some(score) if !self.situation.is_held(slot) => {
+                self.outcome.tally.fit();
+                if !self.outcome.is_worse(score) {
+                    self.outcome.fit(Candidate { name, crowded: false, score, index });
+                }
+            }
+            _ => self.later(name, index, position, slot, version),
+        }
+    }
+
+    fn other(&mut self, name: &'a [u8], found: Found) {
+        let index = self.outcome.next();
+        let weighed = match found {
+            Found::Fresh(entry) => Some(self.situation.weigh(&mut self.judge, &entry)),
+            Found::Known { position, slot, version } => return self.later(name, index, position, slot, version),
+            Found::Unknown => None,
+        };
+        self.outcome.put(name, index, weighed);
     }
 }
 
@@ -362,7 +390,7 @@ impl Extender {
         let mut reading = self.roster.read(&self.ledger);
         match names {
             Names::Plain(split) => {
-                if !split.each(&mut reading, |name, found| weighing.see(name, found)) {
+                if !split.each(&mut reading, &mut weighing) {
                     return None;
                 }
                 weighing.look(&reading);
@@ -371,7 +399,7 @@ impl Extender {
             }
             Names::Listed(list) => {
                 for name in list {
-                    weighing.see(name.as_bytes(), reading.find(name));
+                    weighing.found(name.as_bytes(), reading.find(name));
                 }
                 weighing.look(&reading);
                 weighing.outcome.order();

@@ -4,7 +4,7 @@
 //! compared where they lie, as bytes. Whatever looks unusual in any way (white space, an escape, fields after the names) is left to the
 //! ordinary parser, so that this one can be simple: it accepts only what it reads exactly as the ordinary one would.
 
-use super::roster::{Found, Reading};
+use super::roster::{Reading, Visit};
 
 const KEY: &[u8] = b"\"NodeNames\":[";
 
@@ -31,10 +31,10 @@ impl<'a> Split<'a> {
         Some(Self { head, names })
     }
 
-    /// Whether these names are plainly written; tells `visit` each of them with its node. Where it ends in `false`, what was
+    /// Whether these names are plainly written; tells `visit` of each of them with its node. Where it ends in `false`, what was
     /// visited counts for nothing.
     #[must_use]
-    pub(super) fn each(&self, reading: &mut Reading<'_>, mut visit: impl FnMut(&'a [u8], Found)) -> bool {
+    pub(super) fn each(&self, reading: &mut Reading<'_>, visit: &mut impl Visit<'a>) -> bool {
         let bytes = self.names;
         if bytes.trim_ascii_end() == b"]}" {
             return true;
@@ -46,7 +46,7 @@ impl<'a> Split<'a> {
             }
             let rest = &bytes[at + 1..];
             // Of expected names nothing needs to be looked at again: they are what the API server takes for names.
-            let mut taken = reading.take_expected(rest, |at, found| visit(&rest[at], found));
+            let mut taken = reading.take_expected(rest, visit);
             if taken == 0 {
                 let Some(length) = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)) else { return false };
                 let name = &rest[..length];
@@ -54,7 +54,7 @@ impl<'a> Split<'a> {
                 if rest[length] != b'"' {
                     return false;
                 }
-                visit(name, reading.find(text));
+                visit.found(name, reading.find(text));
                 taken = length + 1;
             }
             at += 1 + taken;
@@ -79,21 +79,34 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::roster::Roster;
+    use super::super::roster::{Found, Roster};
     use super::*;
     use crate::ledger::Ledger;
 
+    #[derive(Default)]
+    struct Seen(Vec<String>);
+
+    impl<'a> Visit<'a> for Seen {
+        fn known(&mut self, name: &'a [u8], _: usize, _: usize, _: u64) {
+            self.0.push(String::from_utf8(name.to_vec()).unwrap());
+        }
+
+        fn other(&mut self, name: &'a [u8], _: Found) {
+            self.known(name, 0, 0, 0);
+        }
+    }
+
     fn read(body: &str) -> Option<(String, Vec<String>)> {
         let split = Split::of(body.as_bytes())?;
-        let mut names = Vec::new();
+        let mut seen = Seen::default();
         let ledger = Ledger::default();
         let roster = Roster::default();
         let mut reading = roster.read(&ledger);
-        if !split.each(&mut reading, |name, _| names.push(String::from_utf8(name.to_vec()).unwrap())) {
+        if !split.each(&mut reading, &mut seen) {
             return None;
         }
-        assert!(split.again().eq(names.iter().map(String::as_bytes)));
-        Some((String::from_utf8(split.head).unwrap(), names))
+        assert!(split.again().eq(seen.0.iter().map(String::as_bytes)));
+        Some((String::from_utf8(split.head).unwrap(), seen.0))
     }
 
     #[test]

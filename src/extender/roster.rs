@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -106,6 +105,23 @@ pub(super) struct Reading<'r> {
     fresh: Vec<Arc<NodeEntry>>,
 }
 
+/// Is told of each name with its node.
+pub(super) trait Visit<'a> {
+    /// A node of the roster, in this slot and at this newest version. Thousands of times a call: nothing but numbers is passed.
+    fn known(&mut self, name: &'a [u8], position: usize, slot: usize, version: u64);
+
+    /// Any other, or none.
+    fn other(&mut self, name: &'a [u8], found: Found);
+
+    /// Either.
+    fn found(&mut self, name: &'a [u8], found: Found) {
+        match found {
+            Found::Known { position, slot, version } => self.known(name, position, slot, version),
+            found => self.other(name, found),
+        }
+    }
+}
+
 /// What the name stands for.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -133,10 +149,10 @@ impl Roster {
 }
 
 impl Reading<'_> {
-    /// Where `rest` begins with expected names: visits as many of them as there are, each with its quote and told by where it lies
-    /// in `rest`, and gives what they take of it, up to the quote of the last one. 0 where another name comes.
+    /// Where `rest` begins with expected names: visits as many of them as there are, each with its quote, and gives what they take
+    /// of `rest`, up to the quote of the last one. 0 where another name comes.
     #[inline]
-    pub(super) fn take_expected(&mut self, rest: &[u8], mut visit: impl FnMut(Range<usize>, Found)) -> usize {
+    pub(super) fn take_expected<'a>(&mut self, rest: &'a [u8], visit: &mut impl Visit<'a>) -> usize {
         for at in 0..EXPECTED {
             let first = self.expected[at];
             let (Some(name), Some(start)) = (self.order.name(first), self.order.start(first)) else { continue };
@@ -154,7 +170,13 @@ impl Reading<'_> {
                 if until >= common {
                     break;
                 }
-                visit(from..until, self.take(position));
+                match self.order.at(position) {
+                    Some((slot, version)) if version != NodeEntry::UNKNOWN => {
+                        self.found += 1;
+                        visit.known(&rest[from..until], position, slot, version);
+                    }
+                    _ => visit.found(&rest[from..until], self.take(position)),
+                }
                 (position, taken, from) = (position + 1, until + 1, next - start);
             }
             self.expected[at] = position;
@@ -265,6 +287,20 @@ mod tests {
     use super::*;
     use crate::kube_api::node::NodeView;
 
+    /// Names with positions and slots.
+    #[derive(Default)]
+    struct Seen(Vec<(String, usize, usize)>);
+
+    impl<'a> Visit<'a> for Seen {
+        fn known(&mut self, name: &'a [u8], position: usize, slot: usize, _: u64) {
+            self.0.push((String::from_utf8(name.to_vec()).unwrap(), position, slot));
+        }
+
+        fn other(&mut self, _: &'a [u8], found: Found) {
+            panic!("{found:?}");
+        }
+    }
+
     #[test]
     fn learns_an_order_in_which_nodes_are_named_twice() {
         let ledger = Ledger::default();
@@ -287,10 +323,9 @@ mod tests {
         assert!(matches!(reading.find("d"), Found::Unknown));
         let mut reading = roster.read(&ledger);
         let mut read = |rest: &str| {
-            let mut names = Vec::new();
-            let taken =
-                reading.take_expected(rest.as_bytes(), |at, found| names.push((rest[at].to_owned(), slot(found))));
-            (taken, names)
+            let mut seen = Seen::default();
+            let taken = reading.take_expected(rest.as_bytes(), &mut seen);
+            (taken, seen.0.into_iter().map(|(name, _, slot)| (name, Some(slot))).collect::<Vec<_>>())
         };
         let at = |name: &str, at: usize| (name.to_owned(), slots[at]);
         assert_eq!(read("c\",\"a\",\"d\"]"), (6, vec![at("c", 2), at("a", 0)]));
@@ -324,14 +359,11 @@ mod tests {
             for stretch in 0..4 {
                 let name = &names[stretch * 100 + i];
                 let rest = format!("{name}\",\"elsewhere\"");
-                let mut positions = Vec::new();
-                let taken = reading.take_expected(rest.as_bytes(), |_, found| match found {
-                    Found::Known { position, .. } => positions.push(position),
-                    other => panic!("{other:?}"),
-                });
-                if taken == 0 {
+                let mut seen = Seen::default();
+                if reading.take_expected(rest.as_bytes(), &mut seen) == 0 {
                     reading.find(name);
                 } else {
+                    let positions: Vec<_> = seen.0.iter().map(|(_, position, _)| *position).collect();
                     assert_eq!(positions, [stretch * 100 + i]);
                 }
             }

@@ -116,6 +116,12 @@ impl Shape {
 }
 
 impl Judge<'_> {
+    /// How well it fits at this version, where that is known and nothing else is worth telling.
+    #[inline]
+    pub(super) fn fits(&self, slot: usize, version: u64) -> Option<f64> {
+        self.remembered.cells.get(slot).and_then(|cell| cell.fits(version))
+    }
+
     /// What is known of a slot's node at this version.
     #[inline]
     pub(super) fn known(&self, slot: usize, version: u64) -> Option<Glance> {

@@ -43,7 +43,13 @@ impl<'a> Situation<'a> {
     /// Whether a verdict on the node in this slot depends on more than the node.
     #[inline]
     pub(super) fn is_plain(&self, slot: usize, glance: Glance) -> bool {
-        glance.verdict.is_err() || !(glance.nominated || self.held.is_held(slot))
+        glance.verdict.is_err() || !(glance.nominated || self.is_held(slot))
+    }
+
+    /// Whether anybody holds the node in this slot.
+    #[inline]
+    pub(super) fn is_held(&self, slot: usize) -> bool {
+        self.held.is_held(slot)
     }
 
     /// Weighs one of the ledger's nodes.
@@ -100,7 +106,7 @@ impl<'a> Situation<'a> {
                 Err(_) => return Weighed { verdict: Err(Reason::RoomPromised), crowded: false, repels },
             }
         }
-        if !self.is_held(entry.slot) {
+        if !self.is_held_by_others(entry.slot) {
             return Weighed { verdict: Ok(score), crowded: false, repels };
         }
         let after = after.get_or_insert_with(|| node.clone());
@@ -116,7 +122,7 @@ impl<'a> Situation<'a> {
     }
 
     /// Whether others than this pod hold the node.
-    fn is_held(&self, slot: usize) -> bool {
+    fn is_held_by_others(&self, slot: usize) -> bool {
         self.held.on(slot).is_some_and(|held| held.pods.iter().any(|held| *held.uid != *self.pod.uid))
     }
 

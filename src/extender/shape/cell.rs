@@ -53,6 +53,12 @@ impl Cell {
         self.tag & (Self::VERSION | Self::GUESS) == version
     }
 
+    /// The score on this version, where the node fits and nothing else is to be told of it.
+    #[inline]
+    pub(super) fn fits(self, version: u64) -> Option<f64> {
+        (self.tag == version).then_some(self.score)
+    }
+
     /// The same as a guess.
     pub(super) fn guessed(self) -> Self {
         Self { tag: self.tag | Self::GUESS, ..self }
@@ -90,6 +96,8 @@ mod tests {
                 let cell = Cell::new(version, glance);
                 assert!(cell.is_of(version) && !cell.is_of(version + 1));
                 assert_eq!(cell.read(), glance);
+                let plain = verdict.ok().filter(|_| !repels && !nominated);
+                assert_eq!((cell.fits(version), cell.fits(version + 1)), (plain, None));
                 let guess = cell.guessed();
                 assert!(!guess.is_of(version));
                 assert_eq!(guess.guess(), Some((verdict.unwrap_or(f64::NEG_INFINITY), repels)));
