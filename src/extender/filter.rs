@@ -209,8 +209,9 @@ impl<'a> Weighing<'a, '_> {
         }
     }
 
-    /// Looks at what is out of date: all of it, or where that is too much for one call the most promising nodes, and as many more
-    /// as it takes to know enough that fit. What was left out stays in `outdated`.
+    /// Looks at what is out of date: all of it, or where that is too much for one call the most promising nodes, until the next
+    /// would hardly be better than those known, and as many more as it takes to know enough that fit. What was left out stays in
+    /// `outdated`.
     fn look(&mut self, reading: &Reading<'_>) {
         let mut outdated = std::mem::take(&mut self.outdated);
         let at_once = self.judge.looks();
@@ -223,13 +224,17 @@ impl<'a> Weighing<'a, '_> {
             let order = |a: &Outdated<'_>, b: &Outdated<'_>| key(a).total_cmp(&key(b)).then(b.index.cmp(&a.index));
             outdated.select_nth_unstable_by(kept, order);
             let mut promising = outdated.split_off(kept);
-            while !promising.is_empty() {
-                for node in promising {
+            loop {
+                promising.sort_unstable_by(order);
+                while let Some(node) = promising.pop_if(|node| !self.is_hopeless(node, most)) {
                     self.weigh(&node, reading);
                 }
-                let enough = self.outcome.fits.len() >= most;
-                let kept = if enough { outdated.len() } else { outdated.len().saturating_sub(at_once) };
-                if kept > 0 && !enough {
+                outdated.append(&mut promising);
+                if self.outcome.fits.len() >= most || outdated.is_empty() {
+                    break;
+                }
+                let kept = outdated.len().saturating_sub(at_once);
+                if kept > 0 {
                     outdated.select_nth_unstable_by(kept, order);
                 }
                 promising = outdated.split_off(kept);
@@ -242,8 +247,17 @@ impl<'a> Weighing<'a, '_> {
         }
     }
 
+    /// Whether even a rise as great as those seen lately would not bring this node among the best.
+    fn is_hopeless(&self, node: &Outdated<'_>, most: usize) -> bool {
+        let enough = self.outcome.fits.len() >= most;
+        enough && node.guess.is_some_and(|(score, _)| self.outcome.is_worse(score + self.judge.rise()))
+    }
+
     fn weigh(&mut self, node: &Outdated<'a>, reading: &Reading<'_>) {
         let weighed = self.situation.weigh(&mut self.judge, reading.entry(node.position));
+        if let (Some((guess, _)), Ok(score)) = (node.guess, weighed.verdict) {
+            self.judge.rose(score - guess);
+        }
         self.outcome.put(node.name, node.index, Some(weighed));
     }
 }
@@ -372,6 +386,8 @@ impl Extender {
             && let Some(holdings) = situation.expect(&query.shape, &entry)
         {
             let lasts = settings.hold(query.waits_for_volume);
+            // Holds that a call still reads are copied to be changed.
+            drop(situation);
             self.holds.put(&query.record.uid, entry, holdings, now, lasts);
         }
         self.metrics.holds.set(self.holds.len() as i64);
