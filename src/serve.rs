@@ -9,6 +9,7 @@
 
 pub mod tls;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
@@ -71,6 +72,48 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) {
     run_with(listener, tls, router, &Limits::default(), shutdown).await;
+}
+
+/// [`run_with`] on a thread of its own, named `name`, with a runtime of its own: for answers that are computed and wait for nothing.
+/// On a runtime of several threads one of them takes a request from the kernel, wakes another to watch for the next, and so on in turn;
+/// where the processor sleeps between requests, that costs more than such an answer. Returns what resolves when all calls are answered;
+/// dropped, it shuts down.
+///
+/// # Errors
+/// No thread, or no runtime for it.
+pub fn run_apart(
+    name: &str,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: Router,
+    limits: Limits,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _its_driver = runtime.enter();
+        TcpListener::from_std(listener.into_std()?)?
+    };
+    let (awaited, dropped) = oneshot::channel::<()>();
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let shutdown = async {
+            tokio::select! {
+                () = shutdown => {}
+                // Nobody sends.
+                _ = dropped => {}
+            }
+        };
+        runtime.block_on(run_with(listener, tls, router, &limits, shutdown));
+        // An error says that nobody waits any more.
+        let _ = done.send(());
+    })?;
+    Ok(async move {
+        let _awaited = awaited;
+        if ended.await.is_err() {
+            tracing::error!("a listener's thread ended by itself");
+        }
+    })
 }
 
 /// [`run`] with limits.

@@ -280,9 +280,10 @@ fn client(server: &Authority, signer: Option<&Authority>) -> Arc<rustls::ClientC
     super::certs::callers::trusting_with(&server.certificate, certificate.der().clone(), key.serialize_der())
 }
 
-/// A listener whose `/slow` answers when told to.
+/// A listener whose `/slow` answers when told to; with `apart`, on a thread of its own.
 async fn slow_server(
     limits: Limits,
+    apart: bool,
 ) -> (SocketAddr, Arc<Notify>, Arc<Notify>, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (at_begin, at_end) = (Arc::clone(&begun), Arc::clone(&go_on));
@@ -296,27 +297,42 @@ async fn slow_server(
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { _ = stopped.await };
-    let running = tokio::spawn(async move { serve::run_with(listener, None, router, &limits, shutdown).await });
+    let running = if apart {
+        tokio::spawn(serve::run_apart("slow", listener, None, router, limits, shutdown).unwrap())
+    } else {
+        tokio::spawn(async move { serve::run_with(listener, None, router, &limits, shutdown).await })
+    };
     (address, begun, go_on, stop, running)
 }
 
 #[tokio::test]
 async fn a_call_in_flight_is_finished_before_the_listener_ends() {
-    let (address, begun, go_on, stop, running) = slow_server(Limits::default()).await;
-    let call = tokio::spawn(http::ask(address, "GET", "/slow", ""));
-    begun.notified().await;
-    stop.send(()).unwrap();
-    eventually("the listener is closed", || async { TcpStream::connect(address).await.is_err() }).await;
-    assert!(!running.is_finished(), "it waits for the call");
+    for apart in [false, true] {
+        let (address, begun, go_on, stop, running) = slow_server(Limits::default(), apart).await;
+        let call = tokio::spawn(http::ask(address, "GET", "/slow", ""));
+        begun.notified().await;
+        stop.send(()).unwrap();
+        eventually("the listener is closed", || async { TcpStream::connect(address).await.is_err() }).await;
+        assert!(!running.is_finished(), "it waits for the call");
+        go_on.notify_one();
+        assert_eq!(call.await.unwrap(), Ok((200, "done".to_owned())));
+        running.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_listener_on_a_thread_of_its_own_ends_with_whoever_waits_for_it() {
+    let (address, _, go_on, _stop, running) = slow_server(Limits::default(), true).await;
     go_on.notify_one();
-    assert_eq!(call.await.unwrap(), Ok((200, "done".to_owned())));
-    running.await.unwrap();
+    assert_eq!(http::ask(address, "GET", "/slow", "").await, Ok((200, "done".to_owned())));
+    running.abort();
+    eventually("the listener is closed", || async { TcpStream::connect(address).await.is_err() }).await;
 }
 
 #[tokio::test]
 async fn a_call_that_never_ends_does_not_keep_the_process() {
     let limits = Limits { drain: Duration::from_millis(200), ..Limits::default() };
-    let (address, begun, _, stop, running) = slow_server(limits).await;
+    let (address, begun, _, stop, running) = slow_server(limits, false).await;
     let _call = tokio::spawn(http::ask(address, "GET", "/slow", ""));
     begun.notified().await;
     stop.send(()).unwrap();
@@ -326,7 +342,7 @@ async fn a_call_that_never_ends_does_not_keep_the_process() {
 #[tokio::test]
 async fn a_peer_that_asks_nothing_is_sent_away_and_an_idle_one_is_kept() {
     let limits = Limits { first_request: Duration::from_millis(300), ..Limits::default() };
-    let (address, _, go_on, _stop, _running) = slow_server(limits).await;
+    let (address, _, go_on, _stop, _running) = slow_server(limits, false).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut idle = TcpStream::connect(address).await.unwrap();
     let request = b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -344,7 +360,7 @@ async fn a_peer_that_asks_nothing_is_sent_away_and_an_idle_one_is_kept() {
 #[tokio::test]
 async fn connections_beyond_the_cap_wait_instead_of_failing() {
     let limits = Limits { connections: 1, ..Limits::default() };
-    let (address, begun, go_on, _stop, _running) = slow_server(limits).await;
+    let (address, begun, go_on, _stop, _running) = slow_server(limits, false).await;
     let first = tokio::spawn(http::ask(address, "GET", "/slow", ""));
     begun.notified().await;
     let second = tokio::spawn(http::ask(address, "GET", "/slow", ""));

@@ -20,7 +20,7 @@ use packhorse::certs::serving::{Served, Serving};
 use packhorse::cli::server::health::Health;
 use packhorse::cli::server::namespaces::Namespaces;
 use packhorse::ledger::Ledger;
-use packhorse::serve::{self, tls};
+use packhorse::serve::{self, Limits, tls};
 use packhorse::webhook::{self, Metrics, Webhook};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -68,21 +68,19 @@ pub fn serve(role: Role, folder: &Path) {
     let serving = Arc::new(Serving::default());
     serving.swap(Served::from_pem(&read("tls.crt"), &read("tls.key")).expect("a certificate"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.spawn(async move {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        println!("{}", listener.local_addr().expect("an address").port());
-        std::io::stdout().flush().expect("said");
-        match role {
-            Role::Webhook => product(listener, serving).await,
-            Role::Reference => reference(listener, serving).await,
-        }
-    });
+    let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("a port");
+    println!("{}", listener.local_addr().expect("an address").port());
+    std::io::stdout().flush().expect("said");
+    let _its_driver = runtime.enter();
+    match role {
+        Role::Webhook => drop(runtime.spawn(product(listener, serving))),
+        Role::Reference => reference(listener, serving),
+    }
     std::io::stdin().lines().for_each(drop);
-    runtime.shutdown_background();
 }
 
 /// As `packhorse server` wires it.
-async fn product(listener: TcpListener, serving: Arc<Serving>) {
+fn product(listener: TcpListener, serving: Arc<Serving>) -> impl Future<Output = ()> + Send + 'static {
     let namespaces = Arc::new(Namespaces::default());
     let count_alone = {
         let namespaces = Arc::clone(&namespaces);
@@ -92,10 +90,21 @@ async fn product(listener: TcpListener, serving: Arc<Serving>) {
     let health = Arc::new(Health::new(Arc::clone(&serving), namespaces, Arc::new(Ledger::default())));
     let router = webhook::router(Arc::new(webhook)).merge(health.router());
     let config = tls::server_config(serving, None).expect("a TLS configuration");
-    serve::run(listener, Some(config), router, std::future::pending()).await;
+    let limits = Limits::default();
+    serve::run_apart("webhook", listener, Some(config), router, limits, std::future::pending()).expect("a thread")
 }
 
-async fn reference(listener: TcpListener, serving: Arc<Serving>) {
+/// On a thread of its own too.
+fn reference(listener: TcpListener, serving: Arc<Serving>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let listener = {
+        let _its_driver = runtime.enter();
+        TcpListener::from_std(listener.into_std().expect("a listener")).expect("a listener")
+    };
+    std::thread::spawn(move || runtime.block_on(allow_all(listener, serving)));
+}
+
+async fn allow_all(listener: TcpListener, serving: Arc<Serving>) {
     let acceptor = TlsAcceptor::from(tls::server_config(serving, None).expect("a TLS configuration"));
     let http = Arc::new(auto::Builder::new(TokioExecutor::new()));
     loop {

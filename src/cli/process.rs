@@ -110,6 +110,25 @@ impl Servers {
         });
     }
 
+    /// The same on a thread of its own, for answers that wait for nothing.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start_apart(
+        &mut self,
+        name: &'static str,
+        bound: Bound,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        router: Router,
+    ) -> anyhow::Result<()> {
+        let Bound { listener, address } = bound;
+        tracing::info!(name, %address, tls = tls.is_some(), "listening");
+        let stop = self.stop.clone().cancelled_owned();
+        let running = serve::run_apart(name, listener, tls, router, self.limits.clone(), stop);
+        self.running.spawn(running.with_context(|| format!("cannot start the thread of {name}"))?);
+        Ok(())
+    }
+
     /// Closes the listeners and waits for the calls in flight.
     pub async fn finish(mut self) {
         self.stop.cancel();
