@@ -80,14 +80,16 @@ use table::Table;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if let [argument, rest @ ..] = arguments.as_slice()
         && argument == noop::ARGUMENT
     {
+        // Packhorse answers kube-scheduler on one thread too.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(noop::serve(rest));
     } else if figures::is_bench()
         && let Some(kubelab) = kubelab::binary()
     {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(measure(kubelab, &Settings::read()));
     }
 }

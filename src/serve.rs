@@ -74,7 +74,7 @@ pub async fn run(
     run_with(listener, tls, router, &Limits::default(), shutdown).await;
 }
 
-/// [`run_with`] on a thread of its own, named `name`, with a runtime of its own: for answers that are computed and wait for nothing.
+/// [`run_with`] on a thread of its own, named `name`, with a runtime of its own: for answers that are quickly computed, or wait for others.
 /// On a runtime of several threads one of them takes a request from the kernel, wakes another to watch for the next, and so on in turn;
 /// where the processor sleeps between requests, that costs more than such an answer. Returns what resolves when all calls are answered;
 /// dropped, it shuts down.

@@ -44,7 +44,7 @@ pub fn run(case: &Case) {
             (router, Some((World::start(Arc::clone(&cluster), case.events, news), tell, cluster)))
         }
     };
-    let (plain, tls, authority) = runtime.block_on(listen(router));
+    let (plain, tls, authority) = runtime.block_on(listen(&router));
     let mut output = std::io::stdout();
     let mut answer = |text: String| writeln!(output, "{text}").expect("somebody listens");
     answer(serde_json::to_string(&Ready { plain, tls, authority }).expect("JSON"));
@@ -63,7 +63,7 @@ pub fn run(case: &Case) {
     runtime.shutdown_background();
 }
 
-async fn listen(router: Router) -> (std::net::SocketAddr, std::net::SocketAddr, String) {
+async fn listen(router: &Router) -> (std::net::SocketAddr, std::net::SocketAddr, String) {
     let authority = Authority::generate(SystemTime::now(), Duration::from_secs(3_600)).expect("a CA");
     let leaf = authority.issue(SystemTime::now(), &["127.0.0.1".to_owned()], Duration::from_secs(3_600));
     let leaf = leaf.expect("a certificate");
@@ -74,8 +74,8 @@ async fn listen(router: Router) -> (std::net::SocketAddr, std::net::SocketAddr, 
     for tls in [None, Some(config)] {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         addresses.push(listener.local_addr().expect("an address"));
-        let router = router.clone();
-        tokio::spawn(async move { serve::run_with(listener, tls, router, &Limits::default(), pending()).await });
+        let served = serve::run_apart("extender", listener, tls, router.clone(), Limits::default(), pending());
+        tokio::spawn(served.expect("a thread"));
     }
     (addresses[0], addresses[1], authority.certificate)
 }

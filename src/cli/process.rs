@@ -110,7 +110,7 @@ impl Servers {
         });
     }
 
-    /// The same on a thread of its own, for answers that wait for nothing.
+    /// The same on a thread of its own; see [`serve::run_apart`].
     ///
     /// # Errors
     /// The thread cannot be started.

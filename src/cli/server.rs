@@ -202,7 +202,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let extender_bound = process::bind("--extender-listen", extender_listen).await?;
     let metrics_bound = process::bind("--metrics-listen", metrics_listen).await?;
     servers.start_apart("webhook", webhook_bound, Some(webhook_tls), webhook.merge(health.router()))?;
-    servers.start("extender", extender_bound, extender_tls, extender.merge(health.router()));
+    servers.start_apart("extender", extender_bound, extender_tls, extender.merge(health.router()))?;
     let admin = admin::router(Arc::new(Exposition::new(registry).with(devices)), logs).merge(health.router());
     servers.start("metrics", metrics_bound, None, admin);
 
