@@ -6,6 +6,7 @@
 //! | [`agent`] | `packhorse agent`: the devices of one node |
 //! | [`demo`] | `packhorse demo`: the parts at work in a simulated cluster |
 //! | [`simulate`] | `packhorse simulate`: what placement policies leave unallocated |
+//! | [`runtime`] | `packhorse runtime configure`: NVIDIA's runtime in the container runtime's configuration |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
 //! | [`config`] | the server's YAML file |
 //! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
@@ -21,6 +22,7 @@ pub mod config;
 pub mod demo;
 pub mod logs;
 pub mod process;
+pub mod runtime;
 pub mod server;
 pub mod simulate;
 
@@ -46,6 +48,8 @@ enum Role {
     Certs(certs::Args),
     Demo(demo::Args),
     Simulate(Box<simulate::Args>),
+    /// Configure this node's container runtime for GPUs.
+    Runtime(runtime::Args),
 }
 
 /// Runs the role that the command line names.
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Role::Certs(args) => certs::run(args),
         Role::Demo(args) => demo::run(&args),
         Role::Simulate(args) => simulate::run(&args),
+        Role::Runtime(args) => runtime::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

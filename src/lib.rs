@@ -7,6 +7,7 @@
 //! | [`cli`] | roles and their flags, one file each |
 //! | [`webhook`], [`extender`], [`agent`] | the serving parts; none knows another |
 //! | [`simulate`] | replays of traces by placement policies; uses [`gpu`] only |
+//! | [`runtime`] | the configuration of a node's container runtime; uses nothing else |
 //! | [`plot`] | pictures, for [`simulate`] and the measurements |
 //! | [`ledger`] | cluster state in memory, fed by watches, sharded by node |
 //! | [`kube_api`], [`kubelet_api`] | names, annotation codecs, wire types, the few API calls |
@@ -26,6 +27,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod plot;
 mod random;
+pub mod runtime;
 pub mod serve;
 pub mod simulate;
 pub mod webhook;
