@@ -53,6 +53,9 @@ mod agent_node;
 mod agent_refusals;
 #[path = "cluster/agent_swap.rs"]
 mod agent_swap;
+#[allow(dead_code, reason = "shared with the tests without a cluster; each of the two binaries uses a part")]
+#[path = "runtime/case.rs"]
+mod case;
 #[path = "cluster/certificates.rs"]
 mod certificates;
 #[path = "cluster/conflicts.rs"]
@@ -69,6 +72,8 @@ mod packing;
 mod restarts;
 #[path = "cluster/retry.rs"]
 mod retry;
+#[path = "cluster/runtime_configure.rs"]
+mod runtime_configure;
 #[path = "cluster/sampling.rs"]
 mod sampling;
 #[path = "cluster/scheduling.rs"]

@@ -16,6 +16,7 @@ mod nvml;
 mod protos;
 mod report;
 mod requests;
+mod runtime;
 mod server;
 mod simulate;
 mod webhook;

@@ -61,6 +61,15 @@ impl Runtime {
         or_skip("real kubelet", self.programs().as_ref().map_err(String::as_str)).is_some()
     }
 
+    /// The program alone, where it is here; else why not. It needs no root.
+    pub(crate) fn containerd(self) -> Result<PathBuf, &'static str> {
+        let folder = match self {
+            Self::Containerd16 => &*DEBIAN,
+            Self::Containerd22 => &*BUILT,
+        };
+        folder.as_ref().map(|folder| folder.join("containerd")).map_err(String::as_str)
+    }
+
     pub(super) fn programs(self) -> Result<Programs, String> {
         let own = fs::metadata("/proc/self").map_err(|error| format!("/proc/self: {error}"))?;
         if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
