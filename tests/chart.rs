@@ -29,16 +29,7 @@ const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/helm/packh
 /// Beside the defaults.
 const VALUES_FILES: [&str; 3] = ["values-k3s.yaml", "values-gpu-operator.yaml", "values-driver-installed.yaml"];
 
-static HELM: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
-    let module = built::Module {
-        sources: "tests/helm",
-        arguments: &["-ldflags", "-s -w", "."],
-        static_binary: false,
-        program: Some("packhorse-helm"),
-        takes: "about two minutes the first time",
-    };
-    module.find_or_build()
-});
+static HELM: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| built::HELM.find_or_build());
 
 /// The program, or nothing after the reason has been told.
 fn helm() -> Option<&'static Path> {

@@ -62,6 +62,8 @@ mod certificates;
 mod conflicts;
 #[path = "cluster/generated.rs"]
 mod generated;
+#[path = "cluster/install.rs"]
+mod install;
 #[path = "cluster/mirrored.rs"]
 mod mirrored;
 #[path = "cluster/node_works.rs"]

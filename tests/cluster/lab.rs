@@ -179,6 +179,11 @@ impl Lab {
         kubectl(self.kubelab, &self.kubeconfig, arguments)
     }
 
+    /// The same; what kubectl said where it failed.
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        try_kubectl(self.kubelab, &self.kubeconfig, arguments)
+    }
+
     /// A kubeconfig of any `ServiceAccount`, with a real token.
     pub(crate) async fn kubeconfig_of(&self, namespace: &str, account: &str, bound_to: Option<Value>) -> PathBuf {
         let token = identity::token(&self.client, namespace, account, bound_to).await;
@@ -403,6 +408,8 @@ fn api_server_flags(directory: &Path, ip: Ipv4Addr, etcd: &str) -> Vec<String> {
         // Who signs the certificates of real kubelets. With it the API server also publishes the ConfigMap that components look for.
         format!("--client-ca-file={}", file("client-ca.crt")),
         "--authorization-mode=Node,RBAC".to_owned(),
+        // As every distribution sets it: the agent is privileged.
+        "--allow-privileged=true".to_owned(),
         // Nothing would ever remove the taint from nodes that have no kubelet.
         "--disable-admission-plugins=TaintNodesByCondition".to_owned(),
         // As kubeadm sets it: a kubelet may write its own node and its own pods only.
@@ -420,7 +427,7 @@ fn controller_manager_flags(kubeconfig: &Path, ip: Ipv4Addr) -> Vec<String> {
         format!("--bind-address={ip}"),
         "--leader-elect=false".to_owned(),
         "--controllers=serviceaccount-controller,namespace-controller,deployment-controller,replicaset-controller,\
-         job-controller,resourcequota-controller,garbage-collector-controller,pod-garbage-collector-controller,\
+         daemonset-controller,job-controller,resourcequota-controller,garbage-collector-controller,pod-garbage-collector-controller,\
          disruption-controller,validatingadmissionpolicy-status-controller"
             .to_owned(),
         "--kube-api-qps=500".to_owned(),
