@@ -1,14 +1,15 @@
 //! The Helm chart and what is rendered from it: what it makes of its values, and that what is committed beside it is up to date. That
 //! an API server takes it, only a real one can show (`cluster/install.rs`).
 //!
-//! Rendered by Helm's own packages in a Go program (`tests/helm`); where it cannot be built, each test says so and passes, unless
-//! `PACKHORSE_REQUIRE_CLUSTER=1`.
+//! Rendered by Helm's own packages in a Go program; what happens where it cannot be built: `cluster/helm.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail as the tests do")]
 #![allow(clippy::needless_pass_by_value, reason = "values read best where they are made")]
 
 #[path = "cluster/built.rs"]
 mod built;
+#[path = "cluster/helm.rs"]
+mod helm;
 
 mod dashboards;
 mod files;
@@ -18,9 +19,8 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,13 +28,6 @@ use serde_json::{Value, json};
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/helm/packhorse");
 /// Beside the defaults.
 const VALUES_FILES: [&str; 3] = ["values-k3s.yaml", "values-gpu-operator.yaml", "values-driver-installed.yaml"];
-
-static HELM: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| built::HELM.find_or_build());
-
-/// The program, or nothing after the reason has been told.
-fn helm() -> Option<&'static Path> {
-    built::or_skip("rendering of the chart", HELM.as_deref().map_err(String::as_str))
-}
 
 /// What the chart makes of some values.
 #[derive(Debug, Default, Deserialize)]

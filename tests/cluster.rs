@@ -16,6 +16,8 @@ mod audit;
 mod built;
 #[path = "cluster/checker.rs"]
 mod checker;
+#[path = "cluster/helm.rs"]
+mod helm;
 #[path = "cluster/http.rs"]
 mod http;
 #[path = "cluster/identity.rs"]
@@ -62,6 +64,8 @@ mod certificates;
 mod conflicts;
 #[path = "cluster/generated.rs"]
 mod generated;
+#[path = "cluster/image.rs"]
+mod image;
 #[path = "cluster/install.rs"]
 mod install;
 #[path = "cluster/mirrored.rs"]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{CHART, helm, job, render, yaml};
+use super::{CHART, built, helm, job, render, yaml};
 
 /// What is added to the name of a metric where it is exposed.
 const SUFFIXES: [&str; 7] = ["_total", "_bucket", "_sum", "_count", "_info", "_bytes", "_seconds"];
@@ -109,8 +109,47 @@ fn every_expression_names_only_what_is_exposed() {
 }
 
 #[test]
+fn prometheus_and_its_operator_understand_what_they_are_given() {
+    let Some(helm) = helm::binary() else { return };
+    let module = built::Module {
+        sources: "tests/monitoring",
+        arguments: &["-ldflags", "-s -w", "."],
+        static_binary: false,
+        program: Some("packhorse-monitoring"),
+        takes: "about two minutes the first time",
+    };
+    let found = module.find_or_build();
+    let found = found.as_deref().map_err(String::as_str);
+    let Some(program) = built::or_skip("code of Prometheus", found) else { return };
+
+    let values = json!({"metrics": {
+        "serviceMonitor": {
+            "enabled": true, "labels": {"a": "b"}, "metricRelabelings": [{"action": "labeldrop", "regex": "pod"}]
+        },
+        "prometheusRule": {"enabled": true, "alertLabels": {"a": "b"}},
+    }});
+    let mut objects = render(helm, &[job(values)]).remove(0).objects;
+    objects.retain(|object| object["apiVersion"] == "monitoring.coreos.com/v1");
+    assert_eq!(objects.len(), 3);
+    let judge = |input: Value| {
+        let scratch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(scratch.path(), input.to_string()).unwrap();
+        let input = std::fs::File::open(scratch.path()).unwrap();
+        let output = std::process::Command::new(program).stdin(input).output().expect("packhorse-monitoring runs");
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (well, faults) = judge(json!({"objects": objects, "expressions": expressions()}));
+    assert!(well, "{faults}");
+
+    // It would have said so.
+    objects[0]["spec"]["endpoint"] = json!([]);
+    let (well, faults) = judge(json!({"objects": objects, "expressions": {"wrong": "sum by (node (up)"}}));
+    assert!(!well && faults.contains("endpoint") && faults.contains("wrong: "), "{faults}");
+}
+
+#[test]
 fn every_alert_says_what_is_wrong_and_what_to_do() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let rendered = render(helm, &[job(json!({"metrics": {"prometheusRule": {"enabled": true}}}))]);
     let groups = rendered[0].object("PrometheusRule/packhorse")["spec"]["groups"].as_array().unwrap();
     let mut names = BTreeSet::new();
@@ -133,7 +172,7 @@ fn every_alert_says_what_is_wrong_and_what_to_do() {
 
 #[test]
 fn dashboards_reach_grafana_as_they_are() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let rendered = render(helm, &[job(json!({"metrics": {"dashboards": {"enabled": true}}}))]);
     for entry in std::fs::read_dir(Path::new(CHART).join("dashboards")).unwrap() {
         let path = entry.unwrap().path();

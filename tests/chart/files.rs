@@ -28,7 +28,7 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
 
 #[test]
 fn committed_manifests_are_what_the_chart_renders() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let scratch = tempfile::tempdir().unwrap();
     let copy = scratch.path().join("deployments");
     for (name, text) in files(Path::new(DEPLOYMENTS)) {
@@ -55,7 +55,7 @@ fn committed_manifests_are_what_the_chart_renders() {
 
 #[test]
 fn the_k3s_manifest_has_the_whole_chart_in_it() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let packed = call(helm, &["unpack", &format!("{DEPLOYMENTS}/k3s/packhorse.yaml")], None);
     let mut inside: BTreeMap<String, String> = serde_json::from_str(&packed).unwrap();
     let mut chart = files(Path::new(CHART));
@@ -76,9 +76,30 @@ fn the_k3s_manifest_has_the_whole_chart_in_it() {
 
 #[test]
 fn helm_finds_no_fault_with_the_chart() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     call(helm, &["lint", CHART], None);
     for file in VALUES_FILES {
         call(helm, &["lint", CHART, "-f", &format!("{CHART}/{file}")], None);
     }
+}
+
+#[test]
+fn versions_agree() {
+    let chart = super::yaml("Chart.yaml");
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    let read = |file: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let own = concat!("packhorse/packhorse:", env!("CARGO_PKG_VERSION"));
+    let manifest = read("deployments/static/packhorse.yaml");
+    assert!(manifest.contains(&format!("image: {own}\n")) && read("deployments/Dockerfile").contains(own));
+    assert!(read("deployments/kustomize/kustomization.yaml").contains(concat!(
+        "newTag: ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    )));
+    // What the page replaces for another cluster has to be there, and to be what kustomize replaces.
+    let page = read("docs/install.md");
+    let replaced = page.split("sed \"s/").nth(1).and_then(|rest| rest.split('/').next()).expect("the command");
+    assert!(manifest.contains(&format!("image: registry.k8s.io/{replaced}\n")), "{replaced}");
+    let tag = replaced.split_once(':').unwrap().1;
+    assert!(read("deployments/kustomize/kustomization.yaml").contains(&format!("newTag: {tag}\n")), "{tag}");
 }

@@ -28,7 +28,7 @@ fn seconds(text: &str) -> u64 {
 
 #[test]
 fn server_and_scheduler_share_a_pod_an_account_and_a_loopback() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     for (file, rendered) in all(helm) {
         let pod = &rendered.object(SERVER)["spec"]["template"]["spec"];
         assert_eq!(pod["serviceAccountName"], "packhorse-server", "{file}");
@@ -64,7 +64,7 @@ fn server_and_scheduler_share_a_pod_an_account_and_a_loopback() {
 
 #[test]
 fn servers_outlive_a_drain_and_finish_what_they_were_asked() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     for (file, rendered) in all(helm) {
         let replicas = rendered.object(SERVER)["spec"]["replicas"].as_u64().unwrap();
         assert_eq!(replicas, if file == "values-k3s.yaml" { 1 } else { 2 }, "{file}");
@@ -95,7 +95,7 @@ fn servers_outlive_a_drain_and_finish_what_they_were_asked() {
 
 #[test]
 fn nobody_runs_as_root_but_the_agent() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     for (file, rendered) in all(helm) {
         let pod = &rendered.object(SERVER)["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{file}");
@@ -114,7 +114,7 @@ fn nobody_runs_as_root_but_the_agent() {
 
 #[test]
 fn agents_see_what_they_are_told_to_use() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     for (file, rendered) in all(helm) {
         let pod = &rendered.object(AGENT)["spec"]["template"]["spec"];
         let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
@@ -155,23 +155,31 @@ fn agents_see_what_they_are_told_to_use() {
 
 #[test]
 fn every_flag_in_the_manifests_is_one_of_the_binary() {
-    let Some(helm) = helm() else { return };
-    let program = env!("CARGO_BIN_EXE_packhorse");
-    for (object, container, role) in [(SERVER, "server", "server"), (AGENT, "agent", "agent")] {
-        let output = std::process::Command::new(program).args([role, "--help"]).output().unwrap();
-        let known = String::from_utf8(output.stdout).unwrap();
-        for (file, rendered) in all(helm) {
-            for argument in rendered.arguments(object, container).iter().skip(1) {
-                let flag = argument.split('=').next().unwrap();
-                assert!(known.contains(&format!("{flag} <")), "{file}: packhorse {role} has no {flag}");
-            }
+    let Some(helm) = helm::binary() else { return };
+    let known = |role: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_packhorse")).args(role).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let check = |role: &[&str], arguments: &[String], file: &str| {
+        let known = known(role);
+        let (named, flags) = arguments.split_at(role.len());
+        assert_eq!(named, role, "{file}");
+        for argument in flags {
+            let flag = argument.split('=').next().unwrap();
+            let there = [" <", "[=", "\n"].iter().any(|end| known.contains(&format!("{flag}{end}")));
+            assert!(there, "{file}: packhorse {} has no {flag}", role.join(" "));
         }
+    };
+    for (file, rendered) in all(helm) {
+        check(&["server"], &rendered.arguments(SERVER, "server"), file);
+        check(&["agent"], &rendered.arguments(AGENT, "agent"), file);
     }
 }
 
 #[test]
 fn kube_scheduler_is_of_the_clusters_version() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let cases = [
         ("v1.36.3", "v1.36.3"),
         ("v1.31.4+k3s1", "v1.31.4"),
@@ -191,7 +199,7 @@ fn kube_scheduler_is_of_the_clusters_version() {
 
 #[test]
 fn what_cannot_work_is_refused_in_words() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let monitors = json!({"metrics": {"services": {"enabled": false}, "serviceMonitor": {"enabled": true}}});
     let cases = [
         (json!({"values": {}, "namespace": "gpu"}), "--namespace packhorse-system"),
@@ -206,7 +214,7 @@ fn what_cannot_work_is_refused_in_words() {
 
 #[test]
 fn the_rights_to_keep_a_certificate_go_with_the_task() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let given = json!({"webhook": {"certificate": {"source": "secret", "secretName": "mine"}}});
     let manager = json!({"webhook": {"certificate": {"source": "cert-manager"}}});
     let renderings = render(helm, &[job(json!({})), job(given), job(manager)]);
@@ -235,7 +243,7 @@ fn the_rights_to_keep_a_certificate_go_with_the_task() {
 
 #[test]
 fn runtime_classes_that_the_server_reacts_to_reach_the_webhook() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     let given = json!({"config": {"webhook": {"nvidiaRuntimeClasses": ["gpu", "other"]}}});
     let renderings = render(helm, &[job(json!({})), job(given)]);
     let condition = |rendered: &Rendered| {
@@ -255,7 +263,7 @@ fn runtime_classes_that_the_server_reacts_to_reach_the_webhook() {
 
 #[test]
 fn the_notes_name_the_next_commands() {
-    let Some(helm) = helm() else { return };
+    let Some(helm) = helm::binary() else { return };
     for (file, rendered) in all(helm) {
         assert!(rendered.notes.contains("rollout status daemonset/packhorse-agent"), "{file}: {}", rendered.notes);
         let label = rendered.notes.contains("kubectl label node");
@@ -263,7 +271,7 @@ fn the_notes_name_the_next_commands() {
     }
     let cases = [
         (json!({"webhook": {"optIn": true}}), "packhorse.dev/admission=enabled"),
-        (json!({"agent": {"runtimeConfigure": {"enabled": true}}}), "restarts it"),
+        (json!({"agent": {"runtimeConfigure": {"enabled": true}}}), "and restarts it"),
         (json!({"webhook": {"certificate": {"source": "secret", "secretName": "s"}}}), "caBundle is empty"),
     ];
     let jobs: Vec<Value> = cases.iter().map(|(values, _)| job(values.clone())).collect();

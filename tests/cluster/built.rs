@@ -24,15 +24,6 @@ pub(crate) struct Module<'module> {
     pub(crate) takes: &'module str,
 }
 
-/// Helm's own rendering of the chart, as a program.
-pub(crate) const HELM: Module<'static> = Module {
-    sources: "tests/helm",
-    arguments: &["-ldflags", "-s -w", "."],
-    static_binary: false,
-    program: Some("packhorse-helm"),
-    takes: "about two minutes the first time",
-};
-
 impl Module<'_> {
     /// The program, or the folder of programs. Builds it where it is missing.
     pub(crate) fn find_or_build(&self) -> Result<PathBuf, String> {

@@ -13,7 +13,7 @@ use super::agent::{Agent, cards, uuid};
 use super::agent_containers::first_start;
 use super::lab::{Lab, on_cluster, on_cluster_for};
 use super::node::{Node, Runtime, workload};
-use super::{built, http, identity, kubelab, lab, pods, wait};
+use super::{helm, http, identity, lab, pods, wait};
 
 const NAMESPACE: &str = "packhorse-system";
 /// Everything that the API server knows without anybody's CRDs.
@@ -106,6 +106,11 @@ fn the_documented_commands_install_run_a_pod_and_uninstall() {
         let seen = first_start(&node, &pod, "main").await;
         assert_eq!(seen.visible_devices(), Some(&*uuid(0)));
 
+        let shown = documented("kubectl get nodes -o custom-columns").join(" ").replace('\'', "");
+        let shown = lab.kubectl(&shown.split(' ').collect::<Vec<_>>());
+        let of_node: Vec<&str> = shown.lines().nth(1).expect("a node").split_whitespace().collect();
+        assert_eq!(of_node, ["gpu-1", "1", "NVIDIA-A100-SXM4-80GB", "81920"]);
+
         // What alerts and dashboards ask for is there, but for what only trouble brings.
         let (_, of_server) = http::get(lab.metrics_address(), "/metrics").await.expect("metrics");
         let (_, of_agent) = http::get(agent.metrics_address, "/metrics").await.expect("metrics");
@@ -123,6 +128,13 @@ fn the_documented_commands_install_run_a_pod_and_uninstall() {
         let unexplained: Vec<&String> = missing.iter().filter(|name| !trouble.contains(&name.as_str())).collect();
         assert!(unexplained.is_empty(), "asked for and not exposed: {unexplained:?}");
 
+        // And the accounts have every right that was needed.
+        for exposition in [&of_server, &of_agent] {
+            assert!(http::sum(exposition, "packhorse_api_requests_total", &[]) > 0.0);
+            let refused = http::sum(exposition, "packhorse_api_requests_total", &["code=\"403\""]);
+            assert_eq!(refused, 0.0, "{exposition}");
+        }
+
         pods::api(&lab.client, &namespace).delete("share", &Default::default()).await.expect("the pod is deleted");
         assert!(agent.stop().await.success());
         run(&lab, &documented("kubectl delete -f deployments/static"));
@@ -136,10 +148,7 @@ fn the_documented_commands_install_run_a_pod_and_uninstall() {
 #[test]
 fn the_api_server_takes_every_rendering_of_the_chart_field_by_field() {
     on_cluster(async |lab| {
-        let found = built::HELM.find_or_build();
-        let Some(helm) = kubelab::or_skip("rendering of the chart", found.as_deref().map_err(String::as_str)) else {
-            return;
-        };
+        let Some(helm) = helm::binary() else { return };
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments/helm/packhorse");
         let values = |name: &str| ["-f".to_owned(), chart.join(name).display().to_string()];
         let renderings = [

@@ -236,6 +236,22 @@ impl Node {
         let archive = self.directory.join("images.tar");
         let packed = Command::new(self.programs.probe).arg("pack").arg(&archive).status().expect("the probe runs");
         assert!(packed.success(), "the probe cannot pack itself");
+        self.import(&archive);
+    }
+
+    /// Makes a folder an image of the node, whose entrypoint is a program in it.
+    pub(crate) fn make_image(&self, name: &str, entrypoint: &str, folder: &Path) {
+        let archive = self.directory.join("image.tar");
+        let packed = Command::new(self.programs.probe)
+            .args(["pack-folder", name, entrypoint])
+            .args([folder, &archive])
+            .status()
+            .expect("the probe runs");
+        assert!(packed.success(), "the probe cannot pack {}", folder.display());
+        self.import(&archive);
+    }
+
+    fn import(&self, archive: &Path) {
         let arguments = ["-n".into(), "k8s.io".into(), "images".into(), "import".into(), archive.display().to_string()];
         let imported = ctr(&self.containerd, self.programs, &arguments);
         imported.unwrap_or_else(|error| panic!("the images are not imported: {error}"));

@@ -3,6 +3,8 @@
 //
 //	probe pause               the sandbox container: silent until SIGTERM
 //	probe pack FILE           writes itself as a docker-archive with the images below
+//	probe pack-folder NAME ENTRYPOINT FOLDER FILE
+//	                          writes a folder as a docker-archive with an image of that name
 //	probe sleep               says what it sees, ends with 0 at SIGTERM
 //	probe exit STATUS         says what it sees, ends at once
 //	probe after MS STATUS     says what it sees, ends after so many milliseconds, or with 0 at SIGTERM
@@ -21,7 +23,7 @@ import (
 )
 
 func main() {
-	arguments := append(os.Args[1:], "", "", "")
+	arguments := append(os.Args[1:], "", "", "", "", "")
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	switch arguments[0] {
@@ -29,6 +31,8 @@ func main() {
 		<-stop
 	case "pack":
 		must(pack(arguments[1]))
+	case "pack-folder":
+		must(packFolder(arguments[1], arguments[2], arguments[3], arguments[4]))
 	case "sleep":
 		seen := look()
 		must(say(seen))

@@ -7,22 +7,26 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"runtime"
 )
 
-// The two images: one binary, what it does by default, and the environment. CUDA's images carry NVIDIA_VISIBLE_DEVICES=all.
-var images = []struct {
+type image struct {
 	name       string
 	entrypoint []string
 	cmd        []string
 	env        []string
-}{
-	{"registry.example/probe:1", []string{"/probe"}, []string{"sleep"},
-		[]string{"PATH=/", "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"}},
-	{"registry.example/pause:1", []string{"/probe", "pause"}, nil, []string{"PATH=/"}},
+	user       string
 }
 
-// pack writes the running executable as a docker-archive: one layer, one configuration for each image, and manifest.json.
+// The two images: one binary, what it does by default, and the environment. CUDA's images carry NVIDIA_VISIBLE_DEVICES=all.
+var images = []image{
+	{name: "registry.example/probe:1", entrypoint: []string{"/probe"}, cmd: []string{"sleep"},
+		env: []string{"PATH=/", "NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"}},
+	{name: "registry.example/pause:1", entrypoint: []string{"/probe", "pause"}, env: []string{"PATH=/"}},
+}
+
+// pack writes the running executable as a docker-archive with the two images.
 func pack(to string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -32,7 +36,33 @@ func pack(to string) error {
 	if err != nil {
 		return err
 	}
-	layer, err := archive([]file{{"probe", 0o755, binary}})
+	return write(to, []file{{"probe", 0o755, binary}}, images)
+}
+
+// packFolder writes a folder as a docker-archive with one image, whose entrypoint is a program in it.
+func packFolder(name, entrypoint, folder, to string) error {
+	var files []file
+	err := filepath.WalkDir(folder, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		below, err := filepath.Rel(folder, path)
+		files = append(files, file{below, 0o755, content})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return write(to, files, []image{{name: name, entrypoint: []string{entrypoint}, user: "65532:65532"}})
+}
+
+// write writes a docker-archive: one layer, one configuration for each image, and manifest.json.
+func write(to string, content []file, images []image) error {
+	layer, err := archive(content)
 	if err != nil {
 		return err
 	}
@@ -42,8 +72,10 @@ func pack(to string) error {
 		config, err := json.Marshal(map[string]any{
 			"architecture": runtime.GOARCH,
 			"os":           "linux",
-			"config":       map[string]any{"Entrypoint": image.entrypoint, "Cmd": image.cmd, "Env": image.env},
-			"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
+			"config": map[string]any{
+				"Entrypoint": image.entrypoint, "Cmd": image.cmd, "Env": image.env, "User": image.user,
+			},
+			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
 		})
 		if err != nil {
 			return err

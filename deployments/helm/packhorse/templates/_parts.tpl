@@ -57,11 +57,12 @@ packhorse-webhook-tls
 {{- end -}}
 {{- end -}}
 
+{{/* Secrets with which the images of a pod are pulled. */}}
 {{- define "packhorse.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
+{{- with .Values.image.pullSecrets -}}
 imagePullSecrets:
 {{- range . }}
 - name: {{ . }}
 {{- end }}
-{{- end }}
+{{- end -}}
 {{- end -}}
