@@ -175,6 +175,11 @@ fn every_flag_in_the_manifests_is_one_of_the_binary() {
         check(&["server"], &rendered.arguments(SERVER, "server"), file);
         check(&["agent"], &rendered.arguments(AGENT, "agent"), file);
     }
+    let configure = json!({"agent": {"runtimeConfigure": {"enabled": true, "setAsDefault": true}}});
+    let rendered = render(helm, &[job(configure)]);
+    let init = &rendered[0].object(AGENT)["spec"]["template"]["spec"]["initContainers"][0];
+    let arguments: Vec<String> = serde_json::from_value(init["args"].clone()).unwrap();
+    check(&["runtime", "configure"], &arguments, "agent.runtimeConfigure");
 }
 
 #[test]
