@@ -9,6 +9,7 @@ mod agent_start;
 mod certs;
 mod chart;
 mod demo;
+mod documentation;
 mod extender;
 mod hami;
 mod ledger;

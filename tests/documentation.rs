@@ -1,0 +1,133 @@
+//! What the product says is explained in `docs/troubleshoot.md`: a user who meets a text of ours finds it there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use packhorse::gpu::reason::Reason;
+
+fn page() -> String {
+    fs::read_to_string(root().join("docs/troubleshoot.md")).unwrap()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All sources of the product, without their tests.
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if name.ends_with(".rs") && name != "tests.rs" {
+                let text = fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
+                found.push((path.display().to_string(), text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join("src"), &mut found);
+    found
+}
+
+/// The string literal at the beginning of `text`, as it will be shown.
+fn literal(text: &str) -> Option<String> {
+    let rest = text.trim_start().strip_prefix('"')?;
+    let mut out = String::new();
+    let mut chars = rest.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some(out),
+            '\\' => match chars.next()? {
+                '\n' => {
+                    let rest = chars.as_str().trim_start();
+                    chars = rest.chars();
+                }
+                other => out.push(other),
+            },
+            other => out.push(other),
+        }
+    }
+}
+
+/// What stands between the values of a format.
+fn fixed_parts(format: &str) -> Vec<&str> {
+    let parts = format.split(['{', '}']).step_by(2);
+    parts.map(|part| part.trim_matches([' ', ':', ',', ';', '.', '(', ')', '"'])).filter(|part| part.len() > 3).collect()
+}
+
+#[test]
+fn every_reason_of_a_pending_pod_is_explained() {
+    let page = page();
+    for reason in Reason::ALL {
+        assert!(page.contains(&format!("| `{reason}` | ")), "{reason}");
+    }
+}
+
+#[test]
+fn every_refusal_of_a_start_is_explained() {
+    let text = fs::read_to_string(root().join("src/agent/start/fault.rs")).unwrap();
+    let names = text.split("fn as_str").nth(1).unwrap().split("fn lasts").next().unwrap();
+    let labels: Vec<String> = names.split("=> ").skip(1).filter_map(literal).collect();
+    assert!(labels.len() > 20, "{labels:?}");
+    let page = page();
+    for label in labels {
+        assert!(page.contains(&format!("| `{label}` | ")), "{label}");
+    }
+}
+
+#[test]
+fn every_event_is_explained() {
+    let mut reasons = BTreeSet::new();
+    // The demo has events of Kubernetes.
+    for (_, text) in sources().into_iter().filter(|(file, _)| !file.contains("/demo/")) {
+        for call in ["events.node(", "events.pod(", "self.damaged(", "reports.tell(", "reports.is_new(", "reason: ", "let reason = "] {
+            for rest in text.split(call).skip(1) {
+                let rest = rest.split(';').next().unwrap_or_default();
+                let words = rest.split('"').skip(1).step_by(2);
+                reasons.extend(words.filter(|word| is_reason(word)).map(str::to_owned));
+            }
+        }
+    }
+    assert!(reasons.len() > 8 && reasons.contains("BoundButCannotStart"), "{reasons:?}");
+    let page = page();
+    for reason in reasons {
+        assert!(page.contains(&format!("`{reason}`")), "{reason}");
+    }
+}
+
+/// Events' reasons are written `LikeThis`.
+fn is_reason(word: &str) -> bool {
+    word.len() > 3
+        && word.starts_with(|c: char| c.is_ascii_uppercase())
+        && word.chars().all(|c| c.is_ascii_alphanumeric())
+        && word.chars().any(|c| c.is_ascii_lowercase())
+        && word.chars().filter(char::is_ascii_uppercase).count() > 1
+}
+
+#[test]
+fn every_error_is_explained() {
+    let page = page();
+    let mut seen = 0;
+    let mut missing = Vec::new();
+    for (file, text) in sources() {
+        for rest in text.split("#[error(").skip(1) {
+            let Some(format) = literal(rest) else { continue };
+            let parts = fixed_parts(&format);
+            // What only passes another error on has no words of its own.
+            if parts.is_empty() {
+                continue;
+            }
+            seen += 1;
+            if !parts.iter().any(|part| page.contains(part)) {
+                missing.push(format!("{file}: {format}"));
+            }
+        }
+    }
+    assert!(seen > 70, "{seen}");
+    assert!(missing.is_empty(), "docs/troubleshoot.md does not tell of\n{}", missing.join("\n"));
+}
