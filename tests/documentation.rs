@@ -131,3 +131,27 @@ fn every_error_is_explained() {
     assert!(seen > 70, "{seen}");
     assert!(missing.is_empty(), "docs/troubleshoot.md does not tell of\n{}", missing.join("\n"));
 }
+
+#[test]
+fn every_metric_that_a_page_names_exists() {
+    let registered: String = sources().into_iter().map(|(_, text)| text).collect();
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let page = fs::read_to_string(&path).unwrap();
+        for rest in page.split("packhorse_").skip(1) {
+            let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let name = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            // The names of CDI files begin alike.
+            if name.is_empty() {
+                continue;
+            }
+            seen += 1;
+            assert!(registered.contains(&format!("\"packhorse_{name}\"")), "{}: packhorse_{name}", path.display());
+        }
+    }
+    assert!(seen > 10, "{seen}");
+}
