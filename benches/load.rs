@@ -16,6 +16,7 @@ mod drive;
 mod figures;
 #[path = "load/process.rs"]
 mod process;
+mod protocols;
 #[path = "load/request.rs"]
 mod request;
 #[path = "load/serve.rs"]

@@ -18,6 +18,7 @@ mod calls;
 #[path = "webhook/client.rs"]
 mod client;
 mod figures;
+mod protocols;
 #[path = "webhook/review.rs"]
 mod review;
 #[path = "webhook/server.rs"]

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use crate::case::{Case, Server};
 use crate::cluster::Cluster;
 use crate::process::{Order, Ready, State};
+use crate::protocols;
 use crate::world::{self, World};
 
 /// Serves until standard input ends.
@@ -69,7 +70,7 @@ async fn listen(router: &Router) -> (std::net::SocketAddr, std::net::SocketAddr,
     let leaf = leaf.expect("a certificate");
     let serving = Arc::new(Serving::default());
     serving.swap(Served::from_pem(leaf.certificate.as_bytes(), leaf.key.as_bytes()).expect("a certificate"));
-    let config = tls::server_config(serving, None).expect("a TLS configuration");
+    let config = protocols::both(&tls::server_config(serving, None).expect("a TLS configuration"));
     let mut addresses = Vec::new();
     for tls in [None, Some(config)] {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

@@ -48,7 +48,7 @@ const fn ratio(what: &'static str, to: Case, of: Case, asked: Asked) -> Goal {
 
 use Asked::{AtLeast, AtMost, Told};
 
-const WEBHOOK: Case = &[("server", "webhook"), ("load", "kept"), ("connections", "1")];
+const WEBHOOK: Case = &[("server", "webhook"), ("protocol", "http1"), ("load", "kept"), ("connections", "1")];
 /// The words in which two runs of kube-scheduler agree that are compared.
 const WORKLOAD: [&str; 4] = ["mix", "sampling", "pods", "nodes"];
 /// The words in which a case and its floor agree; what the floor's server does not look at may differ.

@@ -26,6 +26,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::protocols;
+
 /// What a process serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -89,7 +91,7 @@ fn product(listener: TcpListener, serving: Arc<Serving>) -> impl Future<Output =
     let webhook = Webhook::new(Arc::default(), count_alone, Metrics::new(&mut Registry::default()));
     let health = Arc::new(Health::new(Arc::clone(&serving), namespaces, Arc::new(Ledger::default())));
     let router = webhook::router(Arc::new(webhook)).merge(health.router());
-    let config = tls::server_config(serving, None).expect("a TLS configuration");
+    let config = protocols::both(&tls::server_config(serving, None).expect("a TLS configuration"));
     let limits = Limits::default();
     serve::run_apart("webhook", listener, Some(config), router, limits, std::future::pending()).expect("a thread")
 }
@@ -105,7 +107,8 @@ fn reference(listener: TcpListener, serving: Arc<Serving>) {
 }
 
 async fn allow_all(listener: TcpListener, serving: Arc<Serving>) {
-    let acceptor = TlsAcceptor::from(tls::server_config(serving, None).expect("a TLS configuration"));
+    let config = tls::server_config(serving, None).expect("a TLS configuration");
+    let acceptor = TlsAcceptor::from(protocols::both(&config));
     let http = Arc::new(auto::Builder::new(TokioExecutor::new()));
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");

@@ -1,4 +1,4 @@
-//! rustls configurations for our listeners: ring, TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, client certificates on demand.
+//! rustls configurations for our listeners: ring, TLS 1.2 and 1.3, HTTP/1.1, client certificates on demand.
 
 use std::sync::Arc;
 
@@ -31,7 +31,9 @@ pub fn install_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A server's configuration. With `clients`, only peers with a certificate it accepts get through the handshake.
+/// A server's configuration. It offers HTTP/1.1 alone: to kube-apiserver and kube-scheduler, which ask one thing at a time, HTTP/2 has nothing to give
+/// and costs half as much again (`benches/README.md`); it would keep all of kube-apiserver's calls on one replica, and has more
+/// ways to be flooded. With `clients`, only peers with a certificate it accepts get through the handshake.
 ///
 /// # Errors
 /// [`Error::Rustls`], which the fixed provider rules out in practice.
@@ -45,7 +47,7 @@ pub fn server_config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
