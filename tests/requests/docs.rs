@@ -1,4 +1,5 @@
-//! Every example of `docs/use.md` reads without a warning, as the JSON below it says.
+//! Every example of `docs/use.md` reads without a warning, as the JSON below it says; every one of `deployments/examples` without
+//! a warning.
 
 use super::*;
 
@@ -52,4 +53,27 @@ fn every_annotation_of_the_documentation_has_an_example() {
     for key in keys.into_iter().chain(["require-enforcement", "request"]) {
         assert!(page.contains(&format!("    packhorse.dev/{key}: ")), "{key}");
     }
+}
+
+#[test]
+fn every_example_to_start_from_reads_without_a_warning() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/examples");
+    let mut pods = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for document in text.split("\n---\n") {
+            let object: Value = serde_saphyr::from_str(document).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            let pod = match object["kind"].as_str() {
+                Some("Pod") => object,
+                Some("Deployment" | "Job") => object["spec"]["template"].clone(),
+                _ => continue,
+            };
+            pods += 1;
+            let parsed = read(&pod).unwrap_or_else(|denials| panic!("{path:?}: {}", denials[0]));
+            assert!(!parsed.request.is_empty(), "{path:?}");
+            assert_eq!(parsed.warnings, [""; 0], "{path:?}");
+        }
+    }
+    assert!(pods >= 5, "{pods}");
 }
