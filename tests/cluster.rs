@@ -62,6 +62,8 @@ mod case;
 mod certificates;
 #[path = "cluster/conflicts.rs"]
 mod conflicts;
+#[path = "cluster/examples.rs"]
+mod examples;
 #[path = "cluster/generated.rs"]
 mod generated;
 #[path = "cluster/image.rs"]
