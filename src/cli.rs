@@ -8,6 +8,7 @@
 //! | [`simulate`] | `packhorse simulate`: what placement policies leave unallocated |
 //! | [`runtime`] | `packhorse runtime configure`: NVIDIA's runtime in the container runtime's configuration |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
+//! | [`pages`] | `packhorse completion` and `packhorse man` |
 //! | [`config`] | the server's YAML file |
 //! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
 //!
@@ -21,6 +22,7 @@ pub mod certs;
 pub mod config;
 pub mod demo;
 pub mod logs;
+pub mod pages;
 pub mod process;
 pub mod runtime;
 pub mod server;
@@ -28,7 +30,7 @@ pub mod simulate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Many pods share the NVIDIA GPUs of a Kubernetes cluster, each getting exactly the devices it was promised.
 #[derive(Debug, Parser)]
@@ -50,6 +52,8 @@ enum Role {
     Simulate(Box<simulate::Args>),
     /// Configure this node's container runtime for GPUs.
     Runtime(runtime::Args),
+    Completion(pages::Completion),
+    Man(pages::Man),
 }
 
 /// Runs the role that the command line names.
@@ -70,6 +74,8 @@ pub fn main() -> ExitCode {
         Role::Demo(args) => demo::run(&args),
         Role::Simulate(args) => simulate::run(&args),
         Role::Runtime(args) => runtime::run(args),
+        Role::Completion(args) => pages::completion(&args, Cli::command()),
+        Role::Man(args) => pages::man(&args, Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,7 +94,6 @@ fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_do_not_contradict_each_other() {
@@ -106,6 +111,24 @@ mod tests {
                     role.get_name(),
                     flag.get_id()
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn shells_and_manual_pages_know_every_command_and_flag() {
+        let directory = tempfile::tempdir().unwrap();
+        pages::write_man(directory.path(), Cli::command()).unwrap();
+        let completion = pages::completed(clap_complete::Shell::Bash, Cli::command());
+        let completion = String::from_utf8(completion).unwrap();
+        for role in Cli::command().get_subcommands() {
+            let name = role.get_name();
+            let page = std::fs::read_to_string(directory.path().join(format!("packhorse-{name}.1"))).unwrap();
+            assert!(completion.contains(name), "{name}");
+            for flag in role.get_arguments().filter_map(clap::Arg::get_long) {
+                // A hyphen is escaped in the language of manual pages.
+                assert!(page.contains(&format!("\\-\\-{}", flag.replace('-', "\\-"))), "{name} --{flag}");
+                assert!(completion.contains(&format!("--{flag}")), "{name} --{flag}");
             }
         }
     }
