@@ -211,6 +211,7 @@ impl Extender {
     fn expect(&self, pod: &PodView<'_>) {
         // One that cannot be read is refused, with the reason, when it is filtered.
         let _ = Query::read(pod, &self.rules.load(), self.settings.load().policies(), &self.shapes);
+        self.shapes.tell_new();
     }
 }
 

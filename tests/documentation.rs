@@ -1,5 +1,7 @@
 //! What the product says is explained in `docs/troubleshoot.md`: a user who meets a text of ours finds it there.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,14 +59,17 @@ fn literal(text: &str) -> Option<String> {
 /// What stands between the values of a format.
 fn fixed_parts(format: &str) -> Vec<&str> {
     let parts = format.split(['{', '}']).step_by(2);
-    parts.map(|part| part.trim_matches([' ', ':', ',', ';', '.', '(', ')', '"'])).filter(|part| part.len() > 3).collect()
+    parts
+        .map(|part| part.trim_matches([' ', ':', ',', ';', '.', '(', ')', '"']))
+        .filter(|part| part.len() > 3)
+        .collect()
 }
 
 #[test]
 fn every_reason_of_a_pending_pod_is_explained() {
     let page = page();
     for reason in Reason::ALL {
-        assert!(page.contains(&format!("| `{reason}` | ")), "{reason}");
+        assert!(page.contains(&format!("| `{}` | ", reason.as_str())), "{reason:?}");
     }
 }
 
@@ -85,7 +90,15 @@ fn every_event_is_explained() {
     let mut reasons = BTreeSet::new();
     // The demo has events of Kubernetes.
     for (_, text) in sources().into_iter().filter(|(file, _)| !file.contains("/demo/")) {
-        for call in ["events.node(", "events.pod(", "self.damaged(", "reports.tell(", "reports.is_new(", "reason: ", "let reason = "] {
+        for call in [
+            "events.node(",
+            "events.pod(",
+            "self.damaged(",
+            "reports.tell(",
+            "reports.is_new(",
+            "reason: ",
+            "let reason = ",
+        ] {
             for rest in text.split(call).skip(1) {
                 let rest = rest.split(';').next().unwrap_or_default();
                 let words = rest.split('"').skip(1).step_by(2);
@@ -144,7 +157,8 @@ fn every_metric_that_a_page_names_exists() {
         let page = fs::read_to_string(&path).unwrap();
         for rest in page.split("packhorse_").skip(1) {
             let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            let name = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            let name =
+                ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
             // The names of CDI files begin alike.
             if name.is_empty() {
                 continue;

@@ -306,6 +306,7 @@ impl Extender {
         self.ready_for(body)?;
         let answer = self.filter_plain(body).unwrap_or_else(|| self.filter_any(body));
         observe(&self.metrics.filter, start);
+        self.shapes.tell_new();
         Ok(answer)
     }
 

@@ -193,7 +193,9 @@ pub(super) struct Shapes {
     known: Mutex<Known>,
     /// For shapes not met before.
     target: ArcSwap<Target>,
-    /// A shape was not met before.
+    /// A shape was not met before, which the task beside the calls has not been told yet.
+    met_new: AtomicBool,
+    /// Tells it.
     pub(super) new: Notify,
 }
 
@@ -241,8 +243,17 @@ impl Shapes {
         known.shapes.insert(key, (Arc::clone(&shape), now));
         drop(known);
         shape.fell_behind();
-        self.new.notify_one();
+        self.met_new.store(true, Ordering::Relaxed);
         shape
+    }
+}
+
+impl Shapes {
+    /// Tells of new shapes, once a call is answered: to look at all nodes for them beside the call would slow it down.
+    pub(super) fn tell_new(&self) {
+        if self.met_new.swap(false, Ordering::Relaxed) {
+            self.new.notify_one();
+        }
     }
 }
 
@@ -307,9 +318,12 @@ impl Shape {
     fn cells(&self, nodes: &[Arc<NodeEntry>], target: &Arc<Target>) -> Vec<Cell> {
         let most = nodes.iter().map(|entry| entry.slot + 1).max().unwrap_or(0);
         let mut cells = vec![Cell::NEVER; most.next_multiple_of(256)];
-        for entry in nodes {
-            let snapshot = entry.current.load();
-            cells[entry.slot] = Cell::new(snapshot.version, self.look(&snapshot, target));
+        for some in nodes.chunks(AT_ONCE) {
+            for entry in some {
+                let snapshot = entry.current.load();
+                cells[entry.slot] = Cell::new(snapshot.version, self.look(&snapshot, target));
+            }
+            give_way();
         }
         cells
     }
@@ -338,6 +352,8 @@ impl Shape {
                 make_room(&mut remembered.cells, slot);
                 remembered.cells[slot] = cell;
             }
+            drop(remembered);
+            give_way();
         }
     }
 
@@ -360,7 +376,13 @@ fn verdict_with(state: &NodeState, rank: impl FnOnce(&Node) -> Verdict) -> Verdi
 }
 
 /// Nodes looked at between two looks at the lock.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
+
+/// A call may wait for this very core: on a small machine it would otherwise have to wait for milliseconds, until the kernel takes
+/// the core away from the task beside the calls.
+fn give_way() {
+    std::thread::yield_now();
+}
 
 fn make_room(cells: &mut Vec<Cell>, slot: usize) {
     if slot >= cells.len() {
