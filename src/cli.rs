@@ -7,30 +7,44 @@
 //! | [`demo`] | `packhorse demo`: the parts at work in a simulated cluster |
 //! | [`simulate`] | `packhorse simulate`: what placement policies leave unallocated |
 //! | [`runtime`] | `packhorse runtime configure`: NVIDIA's runtime in the container runtime's configuration |
+//! | [`inspect`] | `packhorse inspect`: nodes, devices, who holds what, and why a pod waits |
+//! | [`check`] | `packhorse check`: whether a cluster is fit, and an installation in order |
+//! | [`cleanup`] | `packhorse cleanup`: takes every trace off the nodes |
+//! | [`validate`] | `packhorse validate`: a CUDA sample on the whole path |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
 //! | [`pages`] | `packhorse completion` and `packhorse man` |
 //! | [`config`] | the server's YAML file |
 //! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
+//! | [`access`] | how commands for people reach a cluster |
+//!
+//! Called as `kubectl-packhorse` the binary is `kubectl packhorse`, with the same commands.
 //!
 //! Exit status: 0 done, 1 failed (one line `error: …` with its causes on stderr), 2 wrong flags. Only this layer uses `anyhow`:
 //! nobody above it tells errors apart.
 
+pub mod access;
 pub mod admin;
 pub mod agent;
 pub mod api_client;
 pub mod certs;
+pub mod check;
+pub mod cleanup;
 pub mod config;
 pub mod demo;
+pub mod inspect;
 pub mod logs;
 pub mod pages;
 pub mod process;
 pub mod runtime;
 pub mod server;
 pub mod simulate;
+pub mod validate;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Many pods share the NVIDIA GPUs of a Kubernetes cluster, each getting exactly the devices it was promised.
 #[derive(Debug, Parser)]
@@ -48,6 +62,10 @@ enum Role {
     Agent(Box<agent::Args>),
     /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
     Certs(certs::Args),
+    Inspect(Box<inspect::Args>),
+    Check(Box<check::Args>),
+    Cleanup(Box<cleanup::Args>),
+    Validate(Box<validate::Args>),
     Demo(demo::Args),
     Simulate(Box<simulate::Args>),
     /// Configure this node's container runtime for GPUs.
@@ -58,7 +76,7 @@ enum Role {
 
 /// Runs the role that the command line names.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
             // Also `--help` and `--version` end here, with status 0. There is nobody to tell where the stream is closed.
@@ -71,6 +89,11 @@ pub fn main() -> ExitCode {
         Role::Server(args) => server::run(*args),
         Role::Agent(args) => agent::run(*args),
         Role::Certs(args) => certs::run(args),
+        Role::Inspect(args) => inspect::run(&args),
+        // Its exit status says more than whether it worked.
+        Role::Check(args) => return check::run(&args),
+        Role::Cleanup(args) => cleanup::run(&args),
+        Role::Validate(args) => validate::run(&args),
         Role::Demo(args) => demo::run(&args),
         Role::Simulate(args) => simulate::run(&args),
         Role::Runtime(args) => runtime::run(args),
@@ -86,6 +109,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Reads the command line. A plugin of kubectl is a program of this name in the path.
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let called = arguments.first().map(Path::new).and_then(Path::file_stem);
+    if called.is_some_and(|name| name == "kubectl-packhorse") {
+        command = command.bin_name("kubectl packhorse");
+    }
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
 /// An error with its causes in one line, as log collectors want it.
 fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
@@ -94,6 +128,19 @@ fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_calls_itself_so() {
+        for (called, usage) in
+            [("/usr/bin/kubectl-packhorse", "kubectl packhorse inspect"), ("packhorse", "packhorse inspect")]
+        {
+            let arguments = [called, "inspect", "--help"].map(OsString::from).to_vec();
+            let help = parse(arguments).expect_err("help is told as an error").to_string();
+            assert!(help.contains(&format!("Usage: {usage}")), "{help}");
+            let arguments = [called, "inspect", "nodes", "-o", "json"].map(OsString::from).to_vec();
+            assert!(matches!(parse(arguments).expect("the same commands").role, Role::Inspect(_)));
+        }
+    }
 
     #[test]
     fn the_flags_do_not_contradict_each_other() {

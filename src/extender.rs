@@ -23,6 +23,7 @@ mod router;
 mod settings;
 mod shape;
 mod situation;
+mod verdict;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use metrics::Metrics;
 pub use records::PodRecord;
 pub use router::router;
 pub use settings::{DeviceOrder, NodeOrder, Settings, Version, VersionError};
+pub use verdict::verdict;
 
 use crate::gpu::parse::Rules;
 use crate::gpu::reason::Reason;

@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`cli`] | roles and their flags, one file each |
 //! | [`webhook`], [`extender`], [`agent`] | the serving parts; none knows another |
+//! | [`check`], [`validate`], [`cleanup`] | judgement of an installation, and how to take it off a node; pure |
+//! | [`inspect`] | why a pod waits and what would help; uses the extender's verdict |
 //! | [`simulate`] | replays of traces by placement policies; uses [`gpu`] only |
 //! | [`runtime`] | the configuration of a node's container runtime; uses nothing else |
 //! | [`plot`] | pictures, for [`simulate`] and the measurements |
@@ -17,10 +19,13 @@
 
 pub mod agent;
 pub mod certs;
+pub mod check;
+pub mod cleanup;
 pub mod cli;
 pub mod demo;
 pub mod extender;
 pub mod gpu;
+pub mod inspect;
 pub mod kube_api;
 pub mod kubelet_api;
 pub mod ledger;
@@ -30,5 +35,6 @@ mod random;
 pub mod runtime;
 pub mod serve;
 pub mod simulate;
+pub mod validate;
 pub mod webhook;
 pub mod yaml;

@@ -12,6 +12,7 @@ mod demo;
 mod documentation;
 mod extender;
 mod hami;
+mod inspect;
 mod ledger;
 mod nvml;
 mod protos;

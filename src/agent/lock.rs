@@ -37,6 +37,19 @@ impl NodeLock {
             tokio::time::sleep(LOOK).await;
         }
     }
+
+    /// Takes the lock of a node that nobody serves; `None` where an agent runs. Creates nothing.
+    ///
+    /// # Errors
+    /// The file cannot be opened; that there is none means that nobody ever held it.
+    pub fn try_acquire(state_directory: &Path) -> io::Result<Option<Self>> {
+        let file = File::options().write(true).open(state_directory.join("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

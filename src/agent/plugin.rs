@@ -50,6 +50,11 @@ use preferred::Preference;
 use register::Plugin;
 use service::Shared;
 
+/// Whether a file in the kubelet's directory of device plugins is called like a socket of ours.
+pub fn is_own_socket(name: &str) -> bool {
+    socket::is_ours(name)
+}
+
 /// What the plugins are told at their start.
 #[derive(Debug, Clone)]
 pub struct Settings {

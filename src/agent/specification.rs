@@ -17,7 +17,7 @@ pub mod form;
 mod host;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::SpecificationError;
@@ -30,6 +30,11 @@ use crate::gpu::device::Device;
 use edits::Edits;
 use files::Files;
 use host::{HostSpecifications, Version};
+
+/// Whether a path in a CDI directory is a file of ours, finished or not.
+pub fn is_own_file(path: &Path) -> bool {
+    files::is_ours(path) || files::is_unfinished(path)
+}
 
 /// The name of one CDI device, for one container, for good: unique over all time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use codec::{DecodeError, decode, encode};
-pub use host::{host_requests, total_requests};
+pub use host::{all_requests, host_requests, total_requests};
 
 use super::names;
 use super::pod::{ContainerView, PodView, RawQuantity, Text};

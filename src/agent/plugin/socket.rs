@@ -94,13 +94,18 @@ impl Drop for Socket {
     }
 }
 
+/// Whether that is what a socket of ours is called.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+}
+
 /// Removes the sockets of ours on which nobody listens any more. Returns how many.
 pub(super) async fn remove_left_over(directory: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)) else {
+        let Some(name) = name.to_str().filter(|name| is_ours(name)) else {
             continue;
         };
         let path = entry.path();

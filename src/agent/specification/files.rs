@@ -213,7 +213,7 @@ pub(super) fn is_ours(path: &Path) -> bool {
     named(path, PREFIX, SUFFIX)
 }
 
-fn is_unfinished(path: &Path) -> bool {
+pub(super) fn is_unfinished(path: &Path) -> bool {
     named(path, UNFINISHED.0, UNFINISHED.1)
 }
 

@@ -24,6 +24,17 @@ pub fn total_requests(pod: &PodView<'_>) -> (u64, u64) {
     (of(names::GPU_MEMORY), of(names::GPU_CORES))
 }
 
+/// Everything a pod requests of its node, by the same arithmetic: CPU in millicores, all else in bytes or pieces.
+pub fn all_requests(pod: &PodView<'_>) -> BTreeMap<String, i64> {
+    let whole = pod.spec.resources.iter();
+    let of_containers = containers(pod).map(|(container, _)| &container.resources);
+    let names = of_containers.chain(whole).flat_map(|resources| [&resources.requests, &resources.limits]);
+    let names = names.flatten().flat_map(BTreeMap::keys).chain(pod.spec.overhead.keys());
+    let names: std::collections::BTreeSet<&str> = names.map(AsRef::as_ref).collect();
+    let read = |name: &str| if name == "cpu" { quantity::millicores } else { quantity::bytes };
+    names.into_iter().map(|name| (name.to_owned(), pod_request(pod, name, read(name)))).collect()
+}
+
 fn pod_request(pod: &PodView<'_>, name: &str, read: fn(&str) -> Result<u64, quantity::QuantityError>) -> i64 {
     let value = |list: Option<&BTreeMap<Text<'_>, RawQuantity<'_>>>| -> Option<i64> {
         let quantity = read(list?.get(name)?.as_ref()).unwrap_or(0);
