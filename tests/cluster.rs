@@ -68,6 +68,8 @@ mod examples;
 mod generated;
 #[path = "cluster/image.rs"]
 mod image;
+#[path = "cluster/inspect.rs"]
+mod inspect;
 #[path = "cluster/install.rs"]
 mod install;
 #[path = "cluster/mirrored.rs"]
