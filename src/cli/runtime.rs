@@ -3,8 +3,8 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | [`options`] | flags, and the environment variables that users of NVIDIA's toolkit know |
-//! | [`host`] | which runtime this host has, and which files it reads |
+//! | `options` | flags, and the environment variables that users of NVIDIA's toolkit know |
+//! | `host` | which runtime this host has, and which files it reads |
 
 mod host;
 mod options;

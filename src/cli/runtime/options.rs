@@ -200,7 +200,7 @@ impl Options {
 }
 
 impl From<RestartFlag> for Restart {
-    /// The rest is the host's; see [`super::host::Host::restart`].
+    /// The rest is the host's; see `Host::restart`.
     fn from(flag: RestartFlag) -> Self {
         match flag {
             RestartFlag::None => Self::Leave,
