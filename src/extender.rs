@@ -177,7 +177,8 @@ impl Extender {
         });
         let weak = Arc::downgrade(&extender);
         extender.ledger.on_pending(move |pod| {
-            if let Some(extender) = weak.upgrade() {
+            // Before the lists are complete, nothing can be found out.
+            if let Some(extender) = weak.upgrade().filter(|extender| extender.ledger.is_ready()) {
                 extender.expect(pod);
             }
         });

@@ -5,7 +5,7 @@
 //! | layer | owns |
 //! |---|---|
 //! | [`cli`] | roles and their flags, one file each |
-//! | [`webhook`], [`extender`], [`agent`] | the serving parts; none knows another |
+//! | [`webhook`], [`extender`], [`agent`], [`dashboard`] | the serving parts; none knows another |
 //! | [`check`], [`validate`], [`cleanup`] | judgement of an installation, and how to take it off a node; pure |
 //! | [`inspect`] | why a pod waits and what would help; uses the extender's verdict |
 //! | [`simulate`] | replays of traces by placement policies; uses [`gpu`] only |
@@ -22,6 +22,7 @@ pub mod certs;
 pub mod check;
 pub mod cleanup;
 pub mod cli;
+pub mod dashboard;
 pub mod demo;
 pub mod extender;
 pub mod gpu;

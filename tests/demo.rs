@@ -6,7 +6,8 @@
     reason = "helpers of tests panic as the tests do, and take values written in place"
 )]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -299,7 +300,16 @@ fn ctrl_c_ends_it_with_the_summary() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let page = lines.find_map(|line| Some(line.strip_prefix("Open http://")?.split_once("/ ")?.0.to_owned()));
+    let page = page.expect("the address of the page");
     assert!(lines.any(|line| line.contains("  placed   ")), "nothing was placed");
+    for (path, part) in [("/", "<title>Packhorse</title>"), ("/api/v1/cluster", r#""names":["node-1","node-2"]"#)] {
+        let mut stream = TcpStream::connect(&page).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {page}\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(part), "{path}: {answer}");
+    }
     let killed = Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let rest: Vec<String> = lines.collect();

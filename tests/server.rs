@@ -248,6 +248,37 @@ async fn configuration_and_log_level_change_while_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_served_with_the_metrics_unless_switched_off_and_an_open_one_does_not_hold_up_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key, _) = certificate_files(directory.path());
+    let (_api, kubeconfig) = cluster(directory.path()).await;
+    let config = directory.path().join("config.yaml");
+    for (dashboard, status) in [(true, 200), (false, 404)] {
+        std::fs::write(&config, format!("server: {{dashboard: {dashboard}, shutdownDelay: 100ms}}\n")).unwrap();
+        let flags = ["--kubeconfig", &kubeconfig, "--tls-cert", &certificate, "--tls-key", &key];
+        let mut server = Server::start(&[&flags[..], &["--config", config.to_str().unwrap()]].concat());
+        let metrics = server.address("metrics");
+        for path in ["/", "/api/v1/cluster"] {
+            assert_eq!(http::get(metrics, path).await.0, status, "{path} with dashboard: {dashboard}");
+        }
+        for name in ["webhook", "extender"] {
+            assert_ne!(server.address(name), metrics);
+        }
+        assert_eq!(http::get(server.address("extender"), "/").await.0, 404, "only there");
+
+        let mut open = TcpStream::connect(metrics).await.unwrap();
+        open.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut begin = [0; 12];
+        open.read_exact(&mut begin).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&begin), format!("HTTP/1.1 {status}"));
+        let began = Instant::now();
+        server.terminate();
+        assert_eq!(server.ended().code(), Some(0));
+        assert!(began.elapsed() < Duration::from_secs(15), "calls in flight may take 25 s, and this one never ends by itself");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_mutual_tls_the_extender_admits_only_known_clients() {
     let directory = tempfile::tempdir().unwrap();
     let (certificate, key, authority) = certificate_files(directory.path());

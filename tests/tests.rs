@@ -8,6 +8,7 @@ mod agent_specification;
 mod agent_start;
 mod certs;
 mod chart;
+mod dashboard;
 mod demo;
 mod documentation;
 mod extender;

@@ -62,6 +62,8 @@ pub struct Server {
     /// Calls in flight may take this long after listeners closed. Read at the start.
     #[serde(with = "duration")]
     pub drain: Duration,
+    /// Serve the page on the metrics address. Read at the start.
+    pub dashboard: bool,
 }
 
 impl Default for Server {
@@ -71,6 +73,7 @@ impl Default for Server {
             reload_interval: Duration::from_secs(5),
             shutdown_delay: Duration::from_secs(3),
             drain: Duration::from_secs(25),
+            dashboard: true,
         }
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 
 use self::health::Health;
 use self::namespaces::Namespaces;
@@ -28,9 +29,10 @@ use crate::certs;
 use crate::certs::files::{Files, Pair};
 use crate::certs::managed::Managed;
 use crate::certs::serving::Serving;
+use crate::dashboard::Dashboard;
 use crate::extender::nominate::{self, Nominator};
 use crate::extender::resolve::{self, Resolver};
-use crate::extender::{self, Extender};
+use crate::extender::{self, Extender, NoteUnfit, Unfit};
 use crate::kube_api::calls::Calls;
 use crate::ledger::{self, Ledger};
 use crate::metrics::api_requests::ApiRequests;
@@ -50,7 +52,7 @@ pub struct Args {
     /// Where the webhook listens (/mutate), always with TLS
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8443")]
     webhook_listen: SocketAddr,
-    /// Where /metrics, /healthz, /readyz, /readyz/extender and /log are served
+    /// Where the page, /metrics, /healthz, /readyz, /readyz/extender and /log are served
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9481")]
     metrics_listen: SocketAddr,
     /// Certificate chain of the webhook, PEM, read again when it changes [default: self-managed]
@@ -162,6 +164,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let ledger = Arc::new(Ledger::new(Arc::clone(&live.ledger), ledger::Metrics::new(&mut registry)));
     ledger.register_totals(&mut registry);
     let devices = ledger.device_series();
+    let feeds = CancellationToken::new();
+    let dashboard = config
+        .server
+        .dashboard
+        .then(|| Dashboard::new(Arc::clone(&ledger), Arc::clone(&live.rules), feeds.clone()));
     tasks.spawn("ledger", Arc::clone(&ledger).watch(client.clone()));
 
     let count_alone = {
@@ -186,7 +193,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let extender = Extender::new(extender::Parts {
         settings: Arc::clone(&live.extender),
         rules: Arc::clone(&live.rules),
-        unfit: Some(nominator.hook()),
+        unfit: Some(unfit(nominator.hook(), dashboard.clone())),
         ..extender::Parts::new(Arc::clone(&ledger), client, extender_metrics)
     });
     tasks.spawn("learning", Arc::clone(&extender).keep_learning());
@@ -203,7 +210,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let metrics_bound = process::bind("--metrics-listen", metrics_listen).await?;
     servers.start_apart("webhook", webhook_bound, Some(webhook_tls), webhook.merge(health.router()))?;
     servers.start_apart("extender", extender_bound, extender_tls, extender.merge(health.router()))?;
-    let admin = admin::router(Arc::new(Exposition::new(registry).with(devices)), logs).merge(health.router());
+    let mut admin = admin::router(Arc::new(Exposition::new(registry).with(devices)), logs).merge(health.router());
+    if let Some(dashboard) = dashboard {
+        admin = admin.merge(dashboard.router());
+    }
     servers.start("metrics", metrics_bound, None, admin);
 
     let mut signals = Signals::new()?;
@@ -212,6 +222,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         ended = tasks.next() => Some(ended),
     };
     health.stop();
+    // Else each open page would take the whole time to drain.
+    feeds.cancel();
     if let Some(task) = fault {
         servers.finish().await;
         bail!("background task {task:?} ended; see the log above");
@@ -225,4 +237,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     servers.finish().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells nomination of a pod that fits nowhere, and the page, where there is one.
+fn unfit(nomination: NoteUnfit, dashboard: Option<Arc<Dashboard>>) -> NoteUnfit {
+    let Some(dashboard) = dashboard else { return nomination };
+    Arc::new(move |unfit: &Unfit<'_>| {
+        nomination(unfit);
+        dashboard.note_refusal(&unfit.record.uid, unfit.asked.iter().map(|(_, reason)| *reason));
+    })
 }

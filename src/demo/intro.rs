@@ -9,6 +9,7 @@ pub(super) fn text(nodes: usize, gpus: usize, seed: u64, api_url: &str, parts: &
     let names = names.join(",");
     format!(
         r#"Packhorse demo: {gpus} simulated GPUs on {nodes} nodes, shared by pods that come and go (seed {seed}).
+Open {metrics_url}/ in a browser to watch it.
 Real: webhook {webhook_url}, extender {extender_url}, ledger.
 Simulated: API server {api_url}, nodes, scheduler, users. Paste into another terminal:
   api={api_url}/api/v1 json='content-type: application/json'

@@ -1,4 +1,4 @@
-//! The real webhook, ledger and extender, wired as the server wires them, on loopback ports.
+//! The real webhook, ledger, extender and page, wired as the server wires them, on loopback ports.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::Error;
 use super::api_server::ApiServer;
 use crate::certs::authority::Authority;
 use crate::certs::serving::{Served, Serving};
+use crate::dashboard::Dashboard;
 use crate::extender::{self, Extender};
 use crate::gpu::parse::CountAlone;
 use crate::kube_api::names;
@@ -32,7 +33,7 @@ pub(super) struct Parts {
     pub(super) extender_url: String,
     /// `https://127.0.0.1:<port>/mutate`.
     pub(super) webhook_url: String,
-    /// `http://127.0.0.1:<port>`, with `/metrics`.
+    /// `http://127.0.0.1:<port>`, with the page and `/metrics`.
     pub(super) metrics_url: String,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -48,6 +49,7 @@ impl Parts {
 
         let ledger_metrics = ledger::Metrics::new(&mut registry);
         let ledger = Arc::new(Ledger::new(Arc::default(), ledger_metrics));
+        let dashboard = Dashboard::new(Arc::clone(&ledger), Arc::default(), stop.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&ledger).watch(client.clone())));
 
         let objects = api.objects();
@@ -69,8 +71,13 @@ impl Parts {
             stop.clone().cancelled_owned(),
         ));
 
-        let extender =
-            Extender::new(extender::Parts::new(Arc::clone(&ledger), client, extender::Metrics::new(&mut registry)));
+        let told = Arc::clone(&dashboard);
+        let extender = Extender::new(extender::Parts {
+            unfit: Some(Arc::new(move |unfit: &extender::Unfit<'_>| {
+                told.note_refusal(&unfit.record.uid, unfit.asked.iter().map(|(_, reason)| *reason));
+            })),
+            ..extender::Parts::new(Arc::clone(&ledger), client, extender::Metrics::new(&mut registry))
+        });
         tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&extender).keep_learning()));
         let (listener, address) = bind().await?;
         let extender_url = format!("http://{address}");
@@ -78,7 +85,8 @@ impl Parts {
 
         let (listener, address) = bind().await?;
         let metrics_url = format!("http://{address}");
-        tasks.spawn(serve::run(listener, None, metrics(registry), stop.clone().cancelled_owned()));
+        let pages = metrics(registry).merge(dashboard.router());
+        tasks.spawn(serve::run(listener, None, pages, stop.clone().cancelled_owned()));
 
         api.configure_webhook(webhook::CONFIGURATION, &webhook_url, &ca)
             .map_err(|refusal| Error::Start(refusal.to_string()))?;

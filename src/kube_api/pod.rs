@@ -399,6 +399,10 @@ pub struct PodConditionView<'a> {
     pub status: Text<'a>,
     #[serde(borrow)]
     pub last_transition_time: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub reason: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub message: Option<Text<'a>>,
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ impl PodRelist<'_> {
             }
         }
         ledger.learning.retain(|key| self.seen.contains(key));
+        ledger.listeners.relisted(&|uid| self.seen.contains(&PodKey::new(uid)));
         ledger.pods_listed.store(true, Ordering::Release);
         ledger.begin_learning();
     }
@@ -144,12 +145,13 @@ impl Ledger {
             return;
         }
         match node_of(pod) {
-            Some(node) => self.apply_bound(uid, node, pod),
+            Some(node) => {
+                self.apply_bound(uid, node, pod);
+                self.listeners.bound(uid);
+            }
             None => {
                 self.apply_pending(uid, pod);
-                if self.is_ready() {
-                    self.listeners.pending(pod);
-                }
+                self.listeners.pending(pod);
             }
         }
     }

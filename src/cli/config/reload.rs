@@ -22,10 +22,11 @@ use crate::gpu::parse::Rules;
 use crate::{certs, extender, ledger, webhook};
 
 /// Keys, or whole sections, that are read at the start only.
-const AT_START: [&str; 8] = [
+const AT_START: [&str; 9] = [
     "server.maxConnections",
     "server.reloadInterval",
     "server.drain",
+    "server.dashboard",
     "webhook.resourcePrefix",
     "extender.callTimeoutSeconds",
     // The ledger would hold some pods and nodes read by the old value and some by the new one.
