@@ -128,7 +128,8 @@ async fn events(State(dashboard): State<Arc<Dashboard>>, pairs: Read) -> Respons
         Err(error) => return error.into_response(),
     };
     let Ok(place) = Arc::clone(&dashboard.feeds).try_acquire_owned() else {
-        let text = format!("{FEEDS} pages are open on this server already; close one, or ask /api/v1/cluster now and then\n");
+        let text =
+            format!("{FEEDS} pages are open on this server already; close one, or ask /api/v1/cluster now and then\n");
         return private((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
     };
     private(Sse::new(feed::feed(dashboard, query, place)).into_response())

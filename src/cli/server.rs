@@ -165,10 +165,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     ledger.register_totals(&mut registry);
     let devices = ledger.device_series();
     let feeds = CancellationToken::new();
-    let dashboard = config
-        .server
-        .dashboard
-        .then(|| Dashboard::new(Arc::clone(&ledger), Arc::clone(&live.rules), feeds.clone()));
+    let dashboard =
+        config.server.dashboard.then(|| Dashboard::new(Arc::clone(&ledger), Arc::clone(&live.rules), feeds.clone()));
     tasks.spawn("ledger", Arc::clone(&ledger).watch(client.clone()));
 
     let count_alone = {

@@ -53,15 +53,8 @@ pub(super) fn feed(
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let feed = Feed {
-        dashboard,
-        query,
-        ticks,
-        matches: Matches::default(),
-        sent: None,
-        spoke: Instant::now(),
-        _place: place,
-    };
+    let feed =
+        Feed { dashboard, query, ticks, matches: Matches::default(), sent: None, spoke: Instant::now(), _place: place };
     futures::stream::unfold(feed, |mut feed| async move { feed.next().await.map(|event| (Ok(event), feed)) })
 }
 

@@ -161,8 +161,8 @@ fn on_device(pod: &PodEntry, device: &Device) -> Option<PodLook> {
         (holding.memory, holding.cores, holding.exclusive)
     };
     let containers = pod.allocation.iter().flat_map(|allocation| &allocation.containers).flat_map(|container| {
-        let here = container.shares.iter().filter(|share| share.device == device.uuid);
-        here.map(|Share { memory, cores, exclusive, .. }| ContainerLook {
+        let here = container.shares.iter().filter(move |share| share.device == device.uuid);
+        here.map(move |Share { memory, cores, exclusive, .. }| ContainerLook {
             name: Arc::clone(&container.name),
             memory: *memory,
             cores: *cores,
@@ -192,7 +192,7 @@ fn state(pod: &PodEntry) -> &'static str {
 }
 
 /// The name on the wire.
-pub(super) fn health(health: Health) -> &'static str {
+fn health(health: Health) -> &'static str {
     match health {
         Health::Healthy => "healthy",
         Health::Suspect => "suspect",

@@ -130,9 +130,8 @@ fn mark(node: Option<&Node>) -> char {
     if node.devices.iter().any(|device| device.health != Health::Healthy) {
         return '!';
     }
-    let sum = |amounts: &mut dyn Iterator<Item = u32>| amounts.map(u64::from).sum::<u64>();
-    let memory = sum(&mut node.devices.iter().map(|device| device.memory));
-    let used = sum(&mut node.usage.iter().map(|usage| usage.memory));
+    let memory: u64 = node.devices.iter().map(|device| u64::from(device.memory)).sum();
+    let used: u64 = node.usage.iter().map(|usage| u64::from(usage.memory)).sum();
     let Some(tenths) = (used * 10).checked_div(memory) else { return '-' };
     u32::try_from(tenths.min(9)).ok().and_then(|tenths| char::from_digit(tenths, 10)).unwrap_or('9')
 }

@@ -42,8 +42,22 @@ mod tests {
     fn the_file_needs_nothing_from_elsewhere_and_writes_no_markup() {
         assert_eq!(PAGE.matches(PLACE).count(), 2, "one script, one style");
         for banned in [
-            "http:", "https:", "//cdn", "@import", "url(", "<link rel=\"stylesheet\"", "innerHTML", "outerHTML", "insertAdjacent",
-            "document.write", "eval(", "Function(", " onclick", " style=\"", "setAttribute(\"style", "srcdoc",
+            "http:",
+            "https:",
+            "//cdn",
+            "@import",
+            "url(",
+            "<link rel=\"stylesheet\"",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacent",
+            "document.write",
+            "eval(",
+            "Function(",
+            " onclick",
+            " style=\"",
+            "setAttribute(\"style",
+            "srcdoc",
         ] {
             assert!(!PAGE.contains(banned), "{banned}");
         }

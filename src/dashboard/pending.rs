@@ -167,11 +167,8 @@ impl Pending {
     pub(super) fn look(&self, ledger: &Ledger, words: &[String]) -> PendingLook {
         let (pods, beyond) = {
             let state = self.lock();
-            let pods: Vec<(Arc<Waiting>, Option<Arc<[Refusal]>>)> = state
-                .shown
-                .values()
-                .map(|pod| (Arc::clone(pod), state.refusals.get(&pod.uid).map(Arc::clone)))
-                .collect();
+            let pods: Vec<(Arc<Waiting>, Option<Arc<[Refusal]>>)> =
+                state.shown.values().map(|pod| (Arc::clone(pod), state.refusals.get(&pod.uid).cloned())).collect();
             (pods, state.beyond.len())
         };
         // A bind is known here before the watch shows it.
@@ -185,10 +182,7 @@ impl Pending {
             });
         }
         let matching = pods.len();
-        pods.sort_by(|(a, _), (b, _)| {
-            let key = |pod: &Waiting| (pod.created.clone(), Arc::clone(&pod.namespace), Arc::clone(&pod.name));
-            key(a).cmp(&key(b))
-        });
+        pods.sort_by(|(a, _), (b, _)| (&a.created, &a.namespace, &a.name).cmp(&(&b.created, &b.namespace, &b.name)));
         pods.truncate(SHOWN);
         let whole = |(pod, refusals): (Arc<Waiting>, Option<Arc<[Refusal]>>)| Waiting {
             reasons: refusals.unwrap_or_default(),
@@ -201,18 +195,22 @@ impl Pending {
 impl Waiting {
     /// What is shown of a pod; `None` where it asks for no GPU.
     fn read(uid: &str, pod: &PodView<'_>, rules: &Rules) -> Option<Self> {
-        let (asks, unreadable) = match read_pod(rules, pod) {
+        let (asks, unreadable): (Vec<AskLook>, Option<String>) = match read_pod(rules, pod) {
             Ok(parsed) if parsed.request.is_empty() => return None,
             Ok(parsed) => (parsed.request.containers.iter().map(AskLook::new).collect(), None),
             // Not the value: it may come from the pod's environment.
-            Err(denials) => {
-                (Vec::new(), denials.first().map(|denial| format!("{} cannot be understood; {}", denial.field, denial.remedy)))
-            }
+            Err(denials) => (
+                Vec::new(),
+                denials.first().map(|denial| format!("{} cannot be understood; {}", denial.field, denial.remedy)),
+            ),
         };
         let shared = |text: &str| Arc::<str>::from(text);
         let cut = |text: &str| shared(&text.chars().take(LONGEST).collect::<String>());
-        let condition =
-            pod.status.conditions.iter().find(|condition| &*condition.kind == "PodScheduled" && &*condition.status == "False");
+        let condition = pod
+            .status
+            .conditions
+            .iter()
+            .find(|condition| &*condition.kind == "PodScheduled" && &*condition.status == "False");
         let told = condition.and_then(|condition| condition.message.as_deref()).filter(|text| !text.is_empty());
         let nominated = pod.status.nominated_node_name.as_deref().filter(|name| !name.is_empty());
         Some(Self {
@@ -270,7 +268,7 @@ mod tests {
         }
         let look = pending.look(&ledger, &[]);
         assert_eq!((look.count, look.matching, look.pods.len()), (MOST + 10, MOST, SHOWN));
-        pending.retain(&|uid| uid == "5" || uid == &*(MOST + 5).to_string());
+        pending.retain(&|uid: &str| uid == "5" || uid == &*(MOST + 5).to_string());
         assert_eq!(pending.look(&ledger, &[]).count, 2);
         pending.remove(&(MOST + 5).to_string());
         assert_eq!(pending.look(&ledger, &[]).count, 1);
@@ -280,10 +278,12 @@ mod tests {
     fn refusals_are_counted_by_reason_the_most_frequent_first() {
         let (pending, ledger) = (Pending::new(Arc::default()), Ledger::default());
         put(&pending, "a");
-        let reasons = [Some(Reason::DeviceUnhealthy), None, Some(Reason::MemoryExhausted), Some(Reason::MemoryExhausted)];
+        let reasons =
+            [Some(Reason::DeviceUnhealthy), None, Some(Reason::MemoryExhausted), Some(Reason::MemoryExhausted)];
         pending.note_refusal("a", reasons.into_iter());
         let look = pending.look(&ledger, &[]);
-        let told: Vec<(&str, u32)> = look.pods[0].reasons.iter().map(|refusal| (refusal.reason, refusal.nodes)).collect();
+        let told: Vec<(&str, u32)> =
+            look.pods[0].reasons.iter().map(|refusal| (refusal.reason, refusal.nodes)).collect();
         assert_eq!(told, [("GPU memory exhausted", 2), ("GPU unhealthy", 1), (UNKNOWN_NODE, 1)]);
     }
 

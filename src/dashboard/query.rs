@@ -4,11 +4,11 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// How many of the matching nodes to skip.
-    pub first: usize,
+    pub(super) first: usize,
     /// How many to show, 1 to [`Query::MOST`].
-    pub limit: usize,
+    pub(super) limit: usize,
     /// In lower case; a node must have all of them in its name, its state, or a model, UUID, health or pod of its devices.
-    pub words: Vec<String>,
+    pub(super) words: Vec<String>,
 }
 
 /// A query that cannot be answered.
@@ -62,7 +62,7 @@ impl Query {
                     "first"
                 }
                 "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=Self::MOST).contains(limit));
+                    let limit = value.parse::<usize>().ok().filter(|limit| (1..=Self::MOST).contains(limit));
                     query.limit = limit.ok_or_else(|| bad("limit", "must be a number from 1 to 200"))?;
                     "limit"
                 }

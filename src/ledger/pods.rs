@@ -119,7 +119,7 @@ impl PodRelist<'_> {
             }
         }
         ledger.learning.retain(|key| self.seen.contains(key));
-        ledger.listeners.relisted(&|uid| self.seen.contains(&PodKey::new(uid)));
+        ledger.listeners.relisted(&|uid: &str| self.seen.contains(&PodKey::new(uid)));
         ledger.pods_listed.store(true, Ordering::Release);
         ledger.begin_learning();
     }

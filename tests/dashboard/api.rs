@@ -25,19 +25,31 @@ async fn a_look_says_of_each_device_what_it_is_and_who_holds_how_much_of_it() {
     let world = World::start(&[a, plain], &[pod]).await;
 
     let look = look(world.address, "").await;
-    assert_eq!((look["v"].as_u64(), look["ready"].as_bool(), look["matching"].as_u64()), (Some(1), Some(true), Some(1)));
+    assert_eq!(
+        (look["v"].as_u64(), look["ready"].as_bool(), look["matching"].as_u64()),
+        (Some(1), Some(true), Some(1))
+    );
     assert_eq!(look["names"], json!(["a"]));
     assert_eq!(look["map"], "!");
-    assert_eq!(look["totals"], json!({"nodes": 1, "notReady": 0, "devices": 3, "unhealthy": 1, "cordoned": 1,
-        "memory": 81_920 + 9728 + 23_034, "memoryUsed": 5120, "cores": 200, "coresUsed": 30, "slots": 21, "slotsUsed": 2}));
+    assert_eq!(
+        look["totals"],
+        json!({"nodes": 1, "notReady": 0, "devices": 3, "unhealthy": 1, "cordoned": 1,
+        "memory": 81_920 + 9728 + 23_034, "memoryUsed": 5120, "cores": 200, "coresUsed": 30, "slots": 21, "slotsUsed": 2})
+    );
     let devices = &look["nodes"][0]["devices"];
-    assert_eq!(devices[0], json!({
-        "uuid": "GPU-a-0", "index": 0, "model": "NVIDIA A100-SXM4-80GB", "memory": 81_920, "memoryUsed": 5120, "cores": 100,
-        "coresUsed": 30, "slots": 10, "slotsUsed": 2, "health": "healthy", "enforcement": "advisory", "pci": "0000:00:00.0", "numa": 0,
-        "pods": [{"uid": "uid-team-train", "namespace": "team", "name": "train", "memory": 5120, "cores": 30, "state": "running",
-            "containers": [{"name": "main", "memory": 4096, "cores": 30}, {"name": "side", "memory": 1024, "cores": 0}]}],
-    }));
-    assert_eq!((&devices[1]["mig"], &devices[1]["parent"], &devices[1]["cordoned"]), (&json!("1g.10gb"), &json!("GPU-parent"), &json!(true)));
+    assert_eq!(
+        devices[0],
+        json!({
+            "uuid": "GPU-a-0", "index": 0, "model": "NVIDIA A100-SXM4-80GB", "memory": 81_920, "memoryUsed": 5120, "cores": 100,
+            "coresUsed": 30, "slots": 10, "slotsUsed": 2, "health": "healthy", "enforcement": "advisory", "pci": "0000:00:00.0", "numa": 0,
+            "pods": [{"uid": "uid-team-train", "namespace": "team", "name": "train", "memory": 5120, "cores": 30, "state": "running",
+                "containers": [{"name": "main", "memory": 4096, "cores": 30}, {"name": "side", "memory": 1024, "cores": 0}]}],
+        })
+    );
+    assert_eq!(
+        (&devices[1]["mig"], &devices[1]["parent"], &devices[1]["cordoned"]),
+        (&json!("1g.10gb"), &json!("GPU-parent"), &json!(true))
+    );
     assert_eq!((&devices[1]["enforcement"], &devices[1]["pods"]), (&json!("mig"), &json!([])));
     assert_eq!(devices[2]["health"], "unhealthy");
 }
@@ -55,11 +67,14 @@ async fn a_pending_pod_is_told_with_its_request_the_schedulers_words_and_what_fi
     world.dashboard.note_refusal("uid-team-large", reasons.into_iter());
 
     let told = look(world.address, "").await["pending"].clone();
-    assert_eq!(told, json!({"count": 1, "matching": 1, "pods": [{
-        "uid": "uid-team-large", "namespace": "team", "name": "large", "created": "2026-01-01T00:00:00Z",
-        "asks": [{"container": "main", "count": 1, "memory": 70_000}], "condition": "Unschedulable", "message": words,
-        "reasons": [{"reason": "GPU memory exhausted", "nodes": 2}, {"reason": "node not known to Packhorse", "nodes": 1}],
-    }]}));
+    assert_eq!(
+        told,
+        json!({"count": 1, "matching": 1, "pods": [{
+            "uid": "uid-team-large", "namespace": "team", "name": "large", "created": "2026-01-01T00:00:00Z",
+            "asks": [{"container": "main", "count": 1, "memory": 70_000}], "condition": "Unschedulable", "message": words,
+            "reasons": [{"reason": "GPU memory exhausted", "nodes": 2}, {"reason": "node not known to Packhorse", "nodes": 1}],
+        }]})
+    );
     assert_eq!(look(world.address, "?search=team/lar").await["pending"]["matching"], 1);
     assert_eq!(look(world.address, "?search=elsewhere").await["pending"]["matching"], 0);
 
@@ -78,7 +93,8 @@ async fn nothing_of_a_pods_environment_or_commands_is_told() {
     let secret = "hunter2";
     let spoil = |mut pod: Value| {
         let container = &mut pod["spec"]["containers"][0];
-        container["env"] = json!([{"name": "PASSWORD", "value": secret}, {"name": "NVIDIA_VISIBLE_DEVICES", "value": secret}]);
+        container["env"] =
+            json!([{"name": "PASSWORD", "value": secret}, {"name": "NVIDIA_VISIBLE_DEVICES", "value": secret}]);
         container["args"] = json!([secret]);
         pod["metadata"]["labels"] = json!({"token": secret});
         pod["metadata"]["annotations"]["note"] = json!(secret);
@@ -127,7 +143,10 @@ async fn a_bad_query_is_answered_with_400_and_the_remedy() {
             let (status, text) = get(world.address, &format!("{path}?{query}")).await;
             if query == "search=%ff" {
                 // Not UTF-8: either read as the replacement character, which finds nothing, or refused.
-                assert!(status == 400 || path.ends_with("events") || text.contains("\"matching\":0"), "{status} {text}");
+                assert!(
+                    status == 400 || path.ends_with("events") || text.contains("\"matching\":0"),
+                    "{status} {text}"
+                );
                 continue;
             }
             assert_eq!(status, 400, "{path}?{query}: {text}");
@@ -146,7 +165,13 @@ async fn the_page_lets_only_its_own_script_run_and_nobody_frame_or_keep_it() {
         let answer = ask(world.address, "/").await;
         let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
         let policy = header("content-security-policy");
-        for part in ["default-src 'none'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
+        for part in [
+            "default-src 'none'",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ] {
             assert!(policy.contains(part), "{policy}");
         }
         assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
@@ -168,7 +193,9 @@ async fn the_page_lets_only_its_own_script_run_and_nobody_frame_or_keep_it() {
     assert!(!page.contains("{{nonce}}") && page.matches("nonce=\"").count() == 2);
     for path in ["/api/v1/cluster", "/api/v1/events", "/api/v1/cluster?limit=0"] {
         let answer = ask(world.address, path).await;
-        assert_eq!((&answer.headers()["cache-control"], &answer.headers()["x-content-type-options"]), (&"no-store".parse().unwrap(), &"nosniff".parse().unwrap()), "{path}");
+        for (name, value) in [("cache-control", "no-store"), ("x-content-type-options", "nosniff")] {
+            assert_eq!(answer.headers()[name], value, "{path}: {name}");
+        }
         assert!(!answer.headers().contains_key("access-control-allow-origin"), "no other site may read it");
     }
 }

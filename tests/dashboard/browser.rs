@@ -29,15 +29,29 @@ fn fleet() -> (Vec<Value>, Vec<Value>) {
         instance
     });
     let instances: Vec<Value> = instances.collect();
-    let nodes = vec![a100s("a100-1", 4), cordoned, node("l4-1", &cards("l4-1", 4, "NVIDIA L4", 23_034)), node("l4-2", &sick), node("mig-1", &instances)];
+    let nodes = vec![
+        a100s("a100-1", 4),
+        cordoned,
+        node("l4-1", &cards("l4-1", 4, "NVIDIA L4", 23_034)),
+        node("l4-2", &sick),
+        node("mig-1", &instances),
+    ];
     let mut pods = Vec::new();
     let mut on = |namespace: &str, name: &str, node: &str, device: String, memory: u32, cores: u32| {
         pods.push(running(namespace, name, node, &device, memory, cores));
     };
     for (at, (namespace, name, memory, cores)) in [
-        ("vision", "detect-7f9c", 24_576, 40), ("speech", "asr-0", 16_384, 20), ("llm", "chat-small-1", 40_960, 50), ("vision", "track-22", 8192, 25),
-        ("llm", "embed-3", 30_720, 30), ("research", "nb-anna", 12_288, 0), ("research", "nb-juri", 20_480, 10),
-    ].into_iter().enumerate() {
+        ("vision", "detect-7f9c", 24_576, 40),
+        ("speech", "asr-0", 16_384, 20),
+        ("llm", "chat-small-1", 40_960, 50),
+        ("vision", "track-22", 8192, 25),
+        ("llm", "embed-3", 30_720, 30),
+        ("research", "nb-anna", 12_288, 0),
+        ("research", "nb-juri", 20_480, 10),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         on(namespace, name, "a100-1", uuid("a100-1", at % 4), memory, cores);
     }
     for index in 0..4 {
@@ -47,7 +61,14 @@ fn fleet() -> (Vec<Value>, Vec<Value>) {
     on("speech", "tts-1", "h100-1", uuid("h100-1", 4), 20_000, 30);
     on("batch", "finetune-3", "h100-1", uuid("h100-1", 5), 64_000, 80);
     for index in 0..6 {
-        on("vision", &format!("edge-{index}"), "l4-1", uuid("l4-1", index % 3), 7000 + 900 * u32::try_from(index).unwrap(), 30);
+        on(
+            "vision",
+            &format!("edge-{index}"),
+            "l4-1",
+            uuid("l4-1", index % 3),
+            7000 + 900 * u32::try_from(index).unwrap(),
+            30,
+        );
     }
     on("speech", "asr-1", "l4-2", uuid("l4-2", 0), 16_000, 50);
     on("research", "nb-li", "l4-2", uuid("l4-2", 1), 6000, 0);
@@ -68,8 +89,18 @@ fn fleet() -> (Vec<Value>, Vec<Value>) {
 async fn full() -> World {
     let (nodes, pods) = fleet();
     let world = World::start(&nodes, &pods).await;
-    let refuse = |uid: &str, reasons: &[Reason]| world.dashboard.note_refusal(uid, reasons.iter().map(|reason| Some(*reason)));
-    refuse("uid-llm-serve-405b-0", &[Reason::DeviceExclusive, Reason::DeviceExclusive, Reason::DeviceExclusive, Reason::TooFewDevices, Reason::TooFewDevices]);
+    let refuse =
+        |uid: &str, reasons: &[Reason]| world.dashboard.note_refusal(uid, reasons.iter().map(|reason| Some(*reason)));
+    refuse(
+        "uid-llm-serve-405b-0",
+        &[
+            Reason::DeviceExclusive,
+            Reason::DeviceExclusive,
+            Reason::DeviceExclusive,
+            Reason::TooFewDevices,
+            Reason::TooFewDevices,
+        ],
+    );
     refuse("uid-research-nb-strict", &[Reason::EnforcementTooWeak; 5]);
     world
 }
@@ -101,25 +132,48 @@ async fn it_shows_every_node_as_a_rack_of_devices_with_their_pods_and_the_pods_t
     browse(move |browser| {
         browser.open(&url(address), DESK);
         browser.wait("the racks", DRAWN);
-        assert_eq!(browser.eval("[...document.querySelectorAll('.rack h3')].map((title) => title.textContent)"),
-            json!(["a100-1", "h100-1", "l4-1", "l4-2", "mig-1"]));
+        assert_eq!(
+            browser.eval("[...document.querySelectorAll('.rack h3')].map((title) => title.textContent)"),
+            json!(["a100-1", "h100-1", "l4-1", "l4-2", "mig-1"])
+        );
         assert_eq!(browser.eval("document.querySelectorAll('.card').length"), 4 + 8 + 4 + 4 + 4);
         // 7 + 7 + 6 + 2 + 2 pods, each one segment of a memory bar.
         assert_eq!(browser.eval("document.querySelectorAll('.fill.memory span').length"), 24);
-        browser.wait("the segments as wide as what they hold", "(() => {
+        browser.wait(
+            "the segments as wide as what they hold",
+            "(() => {
             const bar = document.querySelector('.card[data-uuid=\"GPU-a100-1-3\"] .fill.memory');
             return Math.abs(bar.querySelector('span').offsetWidth / bar.offsetWidth - 8192 / 81920) < 0.02;
-        })()");
-        let label = browser.eval("document.querySelector('.card[data-uuid=\"GPU-a100-1-0\"]').getAttribute('aria-label')");
+        })()",
+        );
+        let label =
+            browser.eval("document.querySelector('.card[data-uuid=\"GPU-a100-1-0\"]').getAttribute('aria-label')");
         let label = label.as_str().unwrap();
-        for part in ["a100-1 GPU 0", "A100-SXM4-80GB", "54 of 80 GiB booked", "cores 70 percent", "healthy", "vision/detect-7f9c"] {
+        for part in [
+            "a100-1 GPU 0",
+            "A100-SXM4-80GB",
+            "54 of 80 GiB booked",
+            "cores 70 percent",
+            "healthy",
+            "vision/detect-7f9c",
+        ] {
             assert!(label.contains(part), "{label:?} lacks {part:?}");
         }
-        assert_eq!(browser.eval("[...document.querySelectorAll('.chip')].filter((chip) => !chip.hidden).map((chip) => chip.textContent)"),
-            json!(["cordoned", "unhealthy"]));
+        assert_eq!(
+            browser.eval(
+                "[...document.querySelectorAll('.chip')].filter((chip) => !chip.hidden).map((chip) => chip.textContent)"
+            ),
+            json!(["cordoned", "unhealthy"])
+        );
         let waiting = browser.eval("document.getElementById('pending').innerText");
         let waiting = waiting.as_str().unwrap();
-        for part in ["Pending pods (2)", "llm/serve-405b-0", "main: 8 × whole", "no GPU free for exclusive use (3 nodes)", "memory limits not enforced as required (5 nodes)"] {
+        for part in [
+            "Pending pods (2)",
+            "llm/serve-405b-0",
+            "main: 8 × whole",
+            "no GPU free for exclusive use (3 nodes)",
+            "memory limits not enforced as required (5 nodes)",
+        ] {
             assert!(waiting.contains(part), "{waiting:?} lacks {part:?}");
         }
         assert_eq!(browser.eval("document.getElementById('state').textContent"), "live");
@@ -138,11 +192,17 @@ async fn a_pod_that_comes_and_goes_is_seen_without_a_reload() {
         browser.open(&url(address), DESK);
         browser.wait("the empty device", DRAWN);
         assert_eq!(browser.eval("document.querySelectorAll('.fill.memory span').length"), 0);
-        assert_eq!(browser.eval("document.getElementById('pendingQuiet').textContent"), "Every pod that asks for GPUs has its devices.");
+        assert_eq!(
+            browser.eval("document.getElementById('pendingQuiet').textContent"),
+            "Every pod that asks for GPUs has its devices."
+        );
         sender.send("pending").unwrap();
         browser.wait("the pod waits", "document.querySelector('.pending li .who')?.textContent === 'team/train'");
         sender.send("bound").unwrap();
-        browser.wait("its segment", "document.querySelector('.card[data-uuid=\"GPU-a-1\"] .fill.memory span')?.textContent === 'train'");
+        browser.wait(
+            "its segment",
+            "document.querySelector('.card[data-uuid=\"GPU-a-1\"] .fill.memory span')?.textContent === 'train'",
+        );
         browser.wait("it waits no more", "document.querySelectorAll('.pending li').length === 0");
         assert_eq!(browser.eval("document.getElementById('sumMemory').textContent"), "25 %");
         sender.send("gone").unwrap();
@@ -228,7 +288,10 @@ async fn everything_is_reached_by_keyboard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_text_whatever_they_look_like() {
     let name = "<img src=x onerror=document.title='broken'><b>bold</b>";
-    let pods = [running("<i>team</i>", name, "<u>n</u>", &uuid("<u>n</u>", 0), 40_960, 10), pending("</script><script>", name, 1000)];
+    let pods = [
+        running("<i>team</i>", name, "<u>n</u>", &uuid("<u>n</u>", 0), 40_960, 10),
+        pending("</script><script>", name, 1000),
+    ];
     let world = World::start(&[a100s("<u>n</u>", 1)], &pods).await;
     let address = world.address;
     browse(move |browser| {
@@ -261,7 +324,10 @@ async fn a_lost_connection_is_said_and_mended() {
         assert_eq!(browser.eval("document.getElementById('state').textContent"), "connection lost");
         assert_eq!(browser.eval("document.querySelectorAll('.rack').length"), 1, "what was known stays");
         sender.send(()).unwrap();
-        browser.wait("it is back", "document.getElementById('lost').hidden && document.querySelectorAll('.rack').length === 2");
+        browser.wait(
+            "it is back",
+            "document.getElementById('lost').hidden && document.querySelectorAll('.rack').length === 2",
+        );
         assert_eq!(browser.eval("document.getElementById('state').textContent"), "live");
     }));
     let handle = tokio::runtime::Handle::current();
@@ -294,7 +360,10 @@ async fn five_thousand_nodes_are_a_map_and_a_page_of_racks() {
     browse(move |browser| {
         browser.open(&url(address), DESK);
         browser.wait("the racks", DRAWN);
-        assert_eq!(browser.eval("[document.querySelectorAll('.rack').length, document.querySelectorAll('#cells i').length]"), json!([48, 5_000]));
+        assert_eq!(
+            browser.eval("[document.querySelectorAll('.rack').length, document.querySelectorAll('#cells i').length]"),
+            json!([48, 5_000])
+        );
         assert_eq!(browser.eval("document.getElementById('range').textContent"), "Nodes 1 to 48 of 5,000 nodes");
         keep("page-5000-nodes", &browser.picture());
         browser.press("]");
@@ -302,10 +371,12 @@ async fn five_thousand_nodes_are_a_map_and_a_page_of_racks() {
         browser.eval("document.querySelectorAll('#cells i')[4999].click()");
         browser.wait("the last page", "[...document.querySelectorAll('.rack h3')].at(-1)?.textContent === 'node-5000'");
         // Drawing all that is shown anew takes less than what a reader would notice, on a slow machine too.
-        let worst = browser.eval("new Promise((done) => {
+        let worst = browser.eval(
+            "new Promise((done) => {
             const began = performance.now();
             requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)));
-        })");
+        })",
+        );
         assert!(worst.as_f64().unwrap() < 2_000.0, "two frames take {worst} ms");
         assert_eq!(browser.complaints(), [""; 0]);
     })

@@ -74,7 +74,12 @@ impl Browser {
             .args(["-c", "exec \"$0\" \"$@\" 3<\"$TO\" 4>\"$FROM\""])
             .arg(program)
             .args(["--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"])
-            .args(["--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking", "--hide-scrollbars"])
+            .args([
+                "--disable-dev-shm-usage",
+                "--disable-extensions",
+                "--disable-background-networking",
+                "--hide-scrollbars",
+            ])
             .args(["--force-color-profile=srgb", "--lang=en-US"])
             .arg(format!("--user-data-dir={}", home.path().join("profile").display()))
             .arg("about:blank")
@@ -156,7 +161,8 @@ impl Browser {
 
     /// What an expression gives.
     pub(super) fn eval(&mut self, expression: &str) -> Value {
-        let result = self.call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true, "awaitPromise": true}));
+        let result = self
+            .call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true, "awaitPromise": true}));
         assert!(result.get("exceptionDetails").is_none(), "{expression}: {result}");
         result["result"]["value"].clone()
     }

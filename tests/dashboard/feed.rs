@@ -38,7 +38,10 @@ async fn a_feed_tells_everything_once_and_then_only_what_changes() {
 
     world.apply(&pending("team", "late", 90_000));
     let waits = events.until("the pod that waits", |look| look["pending"]["count"] == 1).await;
-    assert_eq!((waits["nodes"].as_array().map(Vec::len), &waits["pending"]["pods"][0]["name"]), (Some(0), &json!("late")));
+    assert_eq!(
+        (waits["nodes"].as_array().map(Vec::len), &waits["pending"]["pods"][0]["name"]),
+        (Some(0), &json!("late"))
+    );
 
     world.apply_node(&a100s("c", 1));
     let grown = events.until("the new node", |look| look["names"] == json!(["a", "b", "c"])).await;
@@ -89,9 +92,11 @@ async fn a_feed_ends_with_the_server_and_one_too_many_is_told_so() {
     let mut kept = feeds.pop().unwrap();
     feeds.clear();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let mut number = 0;
     while ask(world.address, "/api/v1/events").await.status() != 200 {
         assert!(tokio::time::Instant::now() < deadline, "a feed that nobody reads keeps its place");
-        world.apply(&running("team", "p", "a", &uuid("a", 0), 100, 1));
+        number += 1;
+        world.apply(&running("team", &format!("p-{number}"), "a", &uuid("a", 0), 1, 0));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 

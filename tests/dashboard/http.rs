@@ -57,7 +57,9 @@ impl Events {
     pub(super) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((event, rest)) = self.read.split_once("\n\n") {
-                let of = |field: &str| event.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default().to_owned();
+                let of = |field: &str| {
+                    event.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default().to_owned()
+                };
                 let (name, data) = (of("event: "), of("data: "));
                 self.read = rest.to_owned();
                 if name == "look" {

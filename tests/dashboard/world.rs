@@ -91,7 +91,8 @@ pub(super) fn a100s(name: &str, cards: usize) -> Value {
 
 /// A pod that waits, asking for a share of one GPU.
 pub(super) fn pending(namespace: &str, name: &str, memory: u32) -> Value {
-    let limits = json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": memory.to_string(), "packhorse.dev/gpu-cores": "0"});
+    let limits =
+        json!({"nvidia.com/gpu": "1", "nvidia.com/gpumem": memory.to_string(), "packhorse.dev/gpu-cores": "0"});
     json!({
         "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-{namespace}-{name}"),
             "creationTimestamp": "2026-01-01T00:00:00Z"},
