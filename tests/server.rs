@@ -274,7 +274,10 @@ async fn the_page_is_served_with_the_metrics_unless_switched_off_and_an_open_one
         let began = Instant::now();
         server.terminate();
         assert_eq!(server.ended().code(), Some(0));
-        assert!(began.elapsed() < Duration::from_secs(15), "calls in flight may take 25 s, and this one never ends by itself");
+        assert!(
+            began.elapsed() < Duration::from_secs(15),
+            "calls in flight may take 25 s, and this one never ends by itself"
+        );
     }
 }
 

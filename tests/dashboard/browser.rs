@@ -277,7 +277,7 @@ async fn everything_is_reached_by_keyboard() {
         assert_eq!(browser.eval("getComputedStyle(document.querySelector('.fill span')).transitionDuration"), "0s");
         let unnamed = "[...document.querySelectorAll('button, input, [role=img], section, aside')].filter((element) => {
             const label = element.getAttribute('aria-label') || element.getAttribute('aria-labelledby') || element.textContent || element.labels?.length;
-            return !label && !element.hidden;
+            return !label && element.checkVisibility();
         }).map((element) => element.outerHTML.slice(0, 80))";
         assert_eq!(browser.eval(unnamed), json!([]));
         assert_eq!(browser.complaints(), [""; 0]);
