@@ -167,7 +167,7 @@ impl Pending {
     pub(super) fn look(&self, ledger: &Ledger, words: &[String]) -> PendingLook {
         let (pods, beyond) = {
             let state = self.lock();
-            let pods: Vec<(Arc<Waiting>, Option<Arc<[Refusal]>>)> =
+            let pods: Vec<_> =
                 state.shown.values().map(|pod| (Arc::clone(pod), state.refusals.get(&pod.uid).cloned())).collect();
             (pods, state.beyond.len())
         };
