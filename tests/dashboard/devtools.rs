@@ -1,4 +1,4 @@
-//! A real browser, driven over its DevTools pipe: messages of JSON, each ended by a zero byte, on file descriptors 3 and 4, which a shell
+//! A real browser, driven over its `DevTools` pipe: messages of JSON, each ended by a zero byte, on file descriptors 3 and 4, which a shell
 //! opens for it. `PACKHORSE_BROWSER=FILE` names one that is not in `PATH`, `PACKHORSE_REQUIRE_BROWSER=1` makes its absence a failure.
 
 use std::fs::File;
