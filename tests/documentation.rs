@@ -130,13 +130,10 @@ fn every_error_is_explained() {
     for (file, text) in sources() {
         for rest in text.split("#[error(").skip(1) {
             let Some(format) = literal(rest) else { continue };
-            let parts = fixed_parts(&format);
             // What only passes another error on has no words of its own.
-            if parts.is_empty() {
-                continue;
-            }
+            let Some(words) = fixed_parts(&format).into_iter().max_by_key(|part| part.len()) else { continue };
             seen += 1;
-            if !parts.iter().any(|part| page.contains(part)) {
+            if !page.contains(words) {
                 missing.push(format!("{file}: {format}"));
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::gpu::allocation::Share;
-use crate::gpu::device::{Device, Health, Refused};
+use crate::gpu::device::{Device, Refused};
 use crate::gpu::node::Node;
 use crate::ledger::{Damage, Ledger, NodeEntry, NodeState, PodEntry, Snapshot};
 
@@ -138,7 +138,7 @@ fn devices(node: &Node, pods: &[Arc<PodEntry>]) -> Vec<DeviceLook> {
         cores_used: node.usage[at].cores,
         slots: device.slots,
         slots_used: node.usage[at].slots,
-        health: health(device.health),
+        health: device.health.as_str(),
         cordoned: node.cordoned[at],
         enforcement: device.enforcement.as_str(),
         pci: Arc::clone(&device.pci),
@@ -191,16 +191,6 @@ fn state(pod: &PodEntry) -> &'static str {
     }
 }
 
-/// The name on the wire.
-fn health(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "healthy",
-        Health::Suspect => "suspect",
-        Health::Unhealthy => "unhealthy",
-        Health::Recovering => "recovering",
-    }
-}
-
 /// Whether every word is somewhere in the node's name, its state, or the model, UUID, health or pods of its devices. `words` are in lower
 /// case.
 pub(super) fn matches(ledger: &Ledger, entry: &NodeEntry, words: &[String]) -> bool {
@@ -216,7 +206,7 @@ pub(super) fn matches(ledger: &Ledger, entry: &NodeEntry, words: &[String]) -> b
             for (device, cordoned) in node.devices.iter().zip(&node.cordoned) {
                 add(&device.model);
                 add(&device.uuid);
-                add(health(device.health));
+                add(device.health.as_str());
                 if *cordoned {
                     add("cordoned");
                 }

@@ -4,11 +4,16 @@
 //! returned, and a hold is left on the first of them. Where none fits, every node gets one of a small fixed set of reasons:
 //! text that varied would make kube-scheduler try again in a loop.
 
-use std::cmp::Ordering;
+mod outcome;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::metrics::{Tally, UNKNOWN_NODE, observe};
+pub(super) use outcome::{Candidate, better};
+
+use outcome::Outcome;
+
+use super::metrics::{UNKNOWN_NODE, observe};
 use super::names::Split;
 use super::nodes::{GivenNode, given_nodes};
 use super::query::Query;
@@ -17,158 +22,12 @@ use super::settings::{Settings, Version};
 use super::shape::Judge;
 use super::situation::{Situation, Weighed};
 use super::{Extender, Refusal, Unfit, json};
-use crate::gpu::reason::Reason;
 use crate::kube_api::extender::{Args, FilterResult};
 use crate::kube_api::pod::{PodView, Text};
-
-/// A node that fits.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate<'a> {
-    pub(super) name: &'a [u8],
-    /// Fits, but not beside the pods that will probably go there before.
-    pub(super) crowded: bool,
-    pub(super) score: f64,
-    /// Among the nodes asked about.
-    pub(super) index: usize,
-}
-
-/// A node that does not fit.
-#[derive(Debug, Clone, Copy)]
-struct Failure<'a> {
-    name: &'a [u8],
-    /// Among the nodes asked about.
-    index: usize,
-    /// Absent where the ledger does not know the node.
-    reason: Option<Reason>,
-}
-
-/// What became of the nodes of one call.
-#[derive(Debug)]
-struct Outcome<'a> {
-    /// All that fit; or, where only the best are wanted, no worse ones than the `most` best, plus some.
-    fits: Vec<Candidate<'a>>,
-    /// `None`: all of them.
-    most: Option<usize>,
-    /// The worst that may still be among the best.
-    limit: Option<Candidate<'a>>,
-    /// Its score, unless only a crowded node has it.
-    least: f64,
-    /// Nodes that do not fit, as long as none did.
-    failures: Vec<Failure<'a>>,
-    /// Whether a fitting node would rather not be chosen.
-    repels: bool,
-    count: usize,
-    tally: Tally,
-}
-
-impl<'a> Outcome<'a> {
-    fn new(most: Option<usize>) -> Self {
-        Self {
-            fits: Vec::with_capacity(2 * most.unwrap_or(64)),
-            most,
-            limit: None,
-            least: f64::NEG_INFINITY,
-            failures: Vec::new(),
-            repels: false,
-            count: 0,
-            tally: Tally::default(),
-        }
-    }
-
-    /// The place of the next node among those asked about.
-    #[inline(always)]
-    fn next(&mut self) -> usize {
-        self.count += 1;
-        self.count - 1
-    }
-
-    fn add(&mut self, name: &'a [u8], weighed: Option<Weighed>) {
-        let index = self.next();
-        self.put(name, index, weighed);
-    }
-
-    #[inline(always)]
-    fn put(&mut self, name: &'a [u8], index: usize, weighed: Option<Weighed>) {
-        match weighed {
-            Some(Weighed { verdict: Ok(score), crowded, repels }) => {
-                self.tally.fit();
-                self.repels |= repels;
-                self.fit(Candidate { name, crowded, score, index });
-            }
-            Some(Weighed { verdict: Err(reason), .. }) => {
-                self.tally.reason(reason);
-                self.fail(Failure { name, index, reason: Some(reason) });
-            }
-            None => {
-                self.tally.unknown();
-                self.fail(Failure { name, index, reason: None });
-            }
-        }
-    }
-
-    /// Whether this score alone tells that a node is not among the best.
-    #[inline]
-    fn is_worse(&self, score: f64) -> bool {
-        score < self.least
-    }
-
-    fn fit(&mut self, candidate: Candidate<'a>) {
-        if self.limit.is_some_and(|limit| better(&candidate, &limit).is_gt()) {
-            return;
-        }
-        self.fits.push(candidate);
-        if let Some(most) = self.most
-            && self.fits.len() >= 2 * most
-        {
-            self.cut(most);
-            self.limit = self.fits.get(most - 1).copied();
-            self.least = self.limit.filter(|limit| !limit.crowded).map_or(f64::NEG_INFINITY, |limit| limit.score);
-        }
-    }
-
-    /// Keeps the best `most`, the last of them last.
-    fn cut(&mut self, most: usize) {
-        if self.fits.len() > most {
-            self.fits.select_nth_unstable_by(most - 1, better);
-            self.fits.truncate(most);
-        }
-    }
-
-    fn fail(&mut self, failure: Failure<'a>) {
-        if self.fits.is_empty() {
-            self.failures.push(failure);
-        }
-    }
-
-    /// As if all had been known: in the order in which they were asked about.
-    fn order(&mut self) {
-        if self.most.is_none() {
-            self.fits.sort_unstable_by_key(|candidate| candidate.index);
-        }
-        self.failures.sort_unstable_by_key(|failure| failure.index);
-    }
-
-    /// The best node, and those to return: the best few in order, or all as they came.
-    fn choose(mut self) -> (Option<Candidate<'a>>, Vec<Candidate<'a>>) {
-        match self.most {
-            Some(most) => {
-                self.cut(most);
-                self.fits.sort_unstable_by(better);
-                (self.fits.first().copied(), self.fits)
-            }
-            None => (self.fits.iter().min_by(|a, b| better(a, b)).copied(), self.fits),
-        }
-    }
-}
 
 /// A name that was compared with one that is text, or found to be text.
 fn text(name: &[u8]) -> &str {
     std::str::from_utf8(name).unwrap_or_default()
-}
-
-/// Better first; equal nodes by name, so that the same call always gets the same answer and equal nodes fill in one order.
-pub(super) fn better(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
-    a.crowded.cmp(&b.crowded).then_with(|| b.score.total_cmp(&a.score)).then_with(|| a.name.cmp(b.name))
 }
 
 /// The nodes of one call on their way to an outcome.

@@ -74,6 +74,18 @@ pub enum Health {
     Recovering,
 }
 
+impl Health {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Unhealthy => "unhealthy",
+            Self::Recovering => "recovering",
+        }
+    }
+}
+
 /// How two devices of one node reach each other, best last: `Ord` is the order of nearness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pcie {

@@ -274,7 +274,7 @@ pub fn devices_of(cluster: &Cluster, name: &str) -> Vec<DeviceReport> {
             memory: booked(device.memory.into(), usage.memory),
             cores: booked(device.cores.into(), usage.cores),
             slots: booked(device.slots.into(), usage.slots),
-            health: health(device.health),
+            health: device.health.as_str(),
             cordoned: *cordoned,
             enforcement: device.enforcement.as_str(),
             foreign: device.foreign.as_ref().map(|foreign| foreign.pod.clone()),
@@ -282,15 +282,6 @@ pub fn devices_of(cluster: &Cluster, name: &str) -> Vec<DeviceReport> {
         }
     })
     .collect()
-}
-
-fn health(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "healthy",
-        Health::Suspect => "suspect",
-        Health::Unhealthy => "unhealthy",
-        Health::Recovering => "recovering",
-    }
 }
 
 /// One GPU pod. `explained`: a waiting one is held against every node.
