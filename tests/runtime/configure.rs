@@ -178,3 +178,13 @@ fn containerd_must_show_what_was_written() {
     assert!(said.contains("shows \"runc\" as the default runtime instead of nvidia"), "{said}");
     succeeded(&host.run(&["--runtime=containerd", "--config", &file]));
 }
+
+#[test]
+fn drop_ins_that_cannot_be_listed_stop_the_change() {
+    let host = Host::new();
+    let main = host.write("etc/crio/crio.conf", "").display().to_string();
+    let folder = host.write("etc/crio/crio.conf.d", "a file").display().to_string();
+    let said = failed(&host.run(&["--runtime=crio", "--config", &main, "--skip-check"]));
+    assert!(said.contains(&format!("cannot list {folder}: ")), "{said}");
+    assert_eq!(host.names("etc/crio"), ["crio.conf", "crio.conf.d"]);
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -225,7 +226,7 @@ impl Host {
     fn crio(&self) -> anyhow::Result<crio::Configuration> {
         let folder = self.crio_folder();
         let mut paths = vec![self.main.clone()];
-        collect(&folder, &mut paths);
+        collect(&folder, &mut paths)?;
         // A file that was named is edited itself.
         let named = self.main != Path::new(Kind::Crio.usual_config());
         let target = match &self.drop_in {
@@ -253,7 +254,7 @@ impl Host {
         let drop_ins = own.join("config.yaml.d");
         let settings_drop_in = drop_ins.join("99-packhorse.yaml");
         let mut paths = Vec::new();
-        collect(&drop_ins, &mut paths);
+        collect(&drop_ins, &mut paths)?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
         if !paths.contains(&settings_drop_in) {
             paths.push(settings_drop_in.clone());
@@ -274,16 +275,24 @@ pub(super) fn nvidia_runtime() -> Option<String> {
 }
 
 /// All files below a folder; none where there is no such folder.
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
+///
+/// # Errors
+/// A folder that cannot be read: what it holds might overrule the change.
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<(), files::Error> {
+    let failed = |source| files::Error::Io { what: "list", path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
         if path.is_dir() {
-            collect(&path, into);
+            collect(&path, into)?;
         } else {
             into.push(path);
         }
     }
+    Ok(())
 }
 
 /// The runtime whose socket is there, else the one whose configuration is there.
