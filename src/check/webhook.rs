@@ -77,11 +77,21 @@ pub fn registration(configuration: Option<&MutatingWebhookConfiguration>) -> Vec
 
 fn covers(webhook: &MutatingWebhook, resource: &str, operation: &str) -> bool {
     webhook.rules.iter().flatten().any(|rule| {
-        let has = |list: &Option<Vec<String>>, wanted: &str| {
-            list.iter().flatten().any(|one| one == wanted || one == "*" || (one == "*/*" && wanted.contains('/')))
-        };
-        has(&rule.resources, resource) && has(&rule.operations, operation)
+        rule.resources.iter().flatten().any(|pattern| matches(pattern, resource))
+            && rule.operations.iter().flatten().any(|one| one == operation || one == "*")
     })
+}
+
+/// `*` stands for all resources without their subresources, `pods/*` for all subresources of pods, `*/*` for everything
+/// (`RuleWithOperations` of admissionregistration.k8s.io/v1).
+fn matches(pattern: &str, resource: &str) -> bool {
+    let fits = |pattern: &str, wanted: &str| pattern == wanted || pattern == "*";
+    match (pattern.split_once('/'), resource.split_once('/')) {
+        (None, None) => fits(pattern, resource),
+        (Some((pattern, sub_pattern)), Some((resource, sub))) => fits(pattern, resource) && fits(sub_pattern, sub),
+        (Some(("*", "*")), None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
 }
 
 /// Judges what the registration trusts. `authority`: the CA of the server's own Secret, where there is one and it may be read.
@@ -203,6 +213,21 @@ mod tests {
         let mut object = shipped();
         object["webhooks"][0]["matchConditions"] = json!([]);
         assert_eq!(registration(Some(&read(&object)))[0].level, Level::Note);
+    }
+
+    #[test]
+    fn wildcards_cover_what_the_api_server_takes_them_for() {
+        for (pattern, pods, ephemeral) in [
+            ("pods", true, false),
+            ("*", true, false),
+            ("pods/*", false, true),
+            ("*/ephemeralcontainers", false, true),
+            ("*/*", true, true),
+            ("pods/status", false, false),
+        ] {
+            let found = (matches(pattern, "pods"), matches(pattern, "pods/ephemeralcontainers"));
+            assert_eq!(found, (pods, ephemeral), "{pattern}");
+        }
     }
 
     #[test]
