@@ -1,6 +1,6 @@
-//! Memory, start, watch and `/metrics` of `packhorse server` in clusters of 5,000 nodes with 8 GPUs and more: the real binary against
-//! a kube-apiserver on loopback whose objects are made up ([`lists`]; `tests/cluster/generated.rs` compares them with the real
-//! one's, byte for byte).
+//! Memory, start, watch, `/metrics` and the page's data of `packhorse server` in clusters of 5,000 nodes with 8 GPUs and more: the
+//! real binary against a kube-apiserver on loopback whose objects are made up ([`lists`]; `tests/cluster/generated.rs` compares
+//! them with the real one's, byte for byte).
 //!
 //! `cargo bench --bench scale [-- --quick | --growth | --large] [--rounds N]`; without words: 10,000 and 100,000 pods.
 
@@ -80,6 +80,9 @@ async fn measure(world: World) {
     let at_once = product.memory();
     product.settled().await;
     let settled = product.memory();
+    // The first look after a change makes what all readers share; the next one finds it.
+    let (first_look, look_bytes) = product.look().await;
+    let (next_look, _) = product.look().await;
     let mut scrapes = Vec::new();
     let mut bytes = 0;
     for _ in 0..SCRAPES {
@@ -93,7 +96,7 @@ async fn measure(world: World) {
     product.settled().await;
     let after = product.memory();
 
-    let figures: [(&str, f64, &str); 13] = [
+    let figures: [(&str, f64, &str); 16] = [
         ("scale_start_ms", millis(start), "ms"),
         ("scale_lists_to_ready_ms", millis(lists), "ms"),
         ("scale_start_cpu_s", start_cpu, "s"),
@@ -107,6 +110,9 @@ async fn measure(world: World) {
         ("scale_events_resident_mb", after.resident, "MB"),
         ("scale_metrics_ms", millis(scrapes[SCRAPES / 2]), "ms"),
         ("scale_metrics_mb", bytes as f64 / 1e6, "MB"),
+        ("scale_first_look_ms", millis(first_look), "ms"),
+        ("scale_next_look_ms", millis(next_look), "ms"),
+        ("scale_look_kb", look_bytes as f64 / 1e3, "kB"),
     ];
     for (figure, value, unit) in figures {
         figures::record(figure, value, unit, &case);
@@ -129,6 +135,13 @@ async fn measure(world: World) {
     println!(
         "{:>14} resident MB: when ready {:.1}, settled {:.1}, after {SCRAPES} scrapes {:.1}, after {EVENTS} events {:.1} (peak {:.1})",
         "", at_once.resident, settled.resident, scraped.resident, after.resident, after.peak,
+    );
+    println!(
+        "{:>14} the page: first look {:.1} ms, next {:.1} ms, {:.0} kB",
+        "",
+        millis(first_look),
+        millis(next_look),
+        look_bytes as f64 / 1e3,
     );
     if std::env::var_os("PACKHORSE_LOG").is_some() {
         println!("{}", product.log());

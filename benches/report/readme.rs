@@ -62,6 +62,8 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
             ("scale_events_per_second", "events/s"),
             ("scale_event_cpu_us", "CPU us an event"),
             ("scale_metrics_ms", "/metrics ms"),
+            ("scale_first_look_ms", "page, first look ms"),
+            ("scale_look_kb", "page kB"),
         ],
     ),
     ("Agent", &[("allocate_p50_us", "Allocate p50 us"), ("allocate_p99_us", "p99 us"), ("agent_memory_mib", "MiB")]),

@@ -116,11 +116,20 @@ impl Product {
         }
     }
 
-    /// What `/metrics` answers, and after how long.
+    /// How long `/metrics` takes to answer, and the bytes of it.
     pub async fn scrape(&self) -> (Duration, usize) {
+        self.timed("/metrics").await
+    }
+
+    /// The same of one look of the page.
+    pub async fn look(&self) -> (Duration, usize) {
+        self.timed("/api/v1/cluster").await
+    }
+
+    async fn timed(&self, path: &str) -> (Duration, usize) {
         let began = Instant::now();
-        let (status, text) = self.get("/metrics").await.expect("metrics");
-        assert_eq!(status, 200);
+        let (status, text) = self.get(path).await.expect("an answer");
+        assert_eq!(status, 200, "{path}");
         (began.elapsed(), text.len())
     }
 
