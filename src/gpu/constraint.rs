@@ -153,7 +153,8 @@ fn list(text: &str, problem: fn(&str) -> Option<String>, remedy: &'static str) -
             list.push(item.to_owned());
         }
     }
-    Ok((list, None))
+    let warning = list.is_empty().then_some("the list is empty, which accepts every GPU; name some, or remove it");
+    Ok((list, warning))
 }
 
 fn models(text: &str) -> Meaning<Vec<String>> {

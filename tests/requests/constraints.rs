@@ -14,7 +14,6 @@ fn constraints_are_read_in_both_vocabularies() {
             "A100, h100,",
             Constraints { model: list(&["A100", "h100"]), ..none() },
         ),
-        ("gpu-model", "nvidia.com/use-gputype", "", none()),
         (
             "gpu-model-exclude",
             "nvidia.com/nouse-gputype",
@@ -87,6 +86,21 @@ fn constraints_are_read_in_both_vocabularies() {
     }
     let topology = read(&with_annotation(gpus(), "packhorse.dev/gpu-policy", "topology")).unwrap();
     assert_eq!(topology.request.constraints.gpu_policy, Some(GpuPolicy::Topology));
+}
+
+#[test]
+fn an_empty_list_accepts_every_gpu_and_is_told() {
+    for key in ["packhorse.dev/gpu-model", "packhorse.dev/gpu-uuid-exclude", "nvidia.com/use-gpuuuid"] {
+        for value in ["", " ", ","] {
+            let pod = with_annotation(limits(&json!({"gpu": "1"})), key, value);
+            let parsed = read(&pod).unwrap();
+            assert_eq!(parsed.request.constraints, Constraints::default(), "{key}: {value}");
+            assert_eq!(parsed.warnings.len(), 1, "{key}: {:?}", parsed.warnings);
+            assert!(parsed.warnings[0].contains(&format!("annotation {key}: ")), "{:?}", parsed.warnings);
+            assert!(parsed.warnings[0].contains("the list is empty"), "{:?}", parsed.warnings);
+            assert_idempotent(&Rules::default(), &pod);
+        }
+    }
 }
 
 #[test]
