@@ -102,6 +102,9 @@ impl Reached {
                         status.message
                     )
                 }
+                Err(Failure::Call(kube::Error::Api(status))) => {
+                    bail!("cannot list {what}: the API server answers {}: {}", status.code, status.message)
+                }
                 Err(error) => return Err(anyhow::Error::new(error).context(format!("cannot list {what}"))),
             }
         }

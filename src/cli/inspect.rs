@@ -84,7 +84,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let reached = args.access.connect().await?;
         let mut last = None;
         loop {
-            let cluster = read(&reached, &args.resource_prefix).await?;
+            let pause = Duration::from_secs(args.interval.into());
+            let cluster = match read(&reached, &args.resource_prefix).await {
+                Ok(cluster) => cluster,
+                // Whoever watches has a picture already, and the API server comes back.
+                Err(error) if last.is_some() => {
+                    eprintln!("warning: {}; what is shown is old", super::one_line(&error));
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let report = collect(&cluster, &wanted, args.namespace.as_deref(), &reached.namespace)?;
             if last.as_ref() != Some(&report) {
                 print(args, &wanted, &report).context("cannot write the result")?;
@@ -93,7 +103,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             if !args.watch {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_secs(args.interval.into())).await;
+            tokio::time::sleep(pause).await;
         }
     })
 }

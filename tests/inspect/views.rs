@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use packhorse::demo::api_server::Match;
 use serde_json::{Value, json};
 
 use super::{Live, device, node, share, text};
@@ -165,8 +166,11 @@ async fn watching_prints_again_when_something_changed() {
         serde_json::from_str::<Value>(&line).unwrap()["pods"].as_array().unwrap().len()
     };
     assert_eq!(next(), 3);
+    // A read that fails ends nothing.
+    live.api.faults().fail_next(1, 500, Match::of("list", "pods"));
     live.create("pods", share("another", 1_000));
     assert_eq!(next(), 4);
+    assert_eq!(live.api.faults().injected(), 1);
     child.kill().unwrap();
     child.wait().unwrap();
 }
