@@ -12,6 +12,7 @@
 //! | [`cleanup`] | `packhorse cleanup`: takes every trace off the nodes |
 //! | [`validate`] | `packhorse validate`: a CUDA sample on the whole path |
 //! | [`certs`] | `packhorse certs`: certificate files for the webhook, by hand |
+//! | [`import`] | `packhorse config import`: NVIDIA's configuration as values of the chart |
 //! | [`pages`] | `packhorse completion` and `packhorse man` |
 //! | [`config`] | the server's YAML file |
 //! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
@@ -31,6 +32,7 @@ pub mod check;
 pub mod cleanup;
 pub mod config;
 pub mod demo;
+pub mod import;
 pub mod inspect;
 pub mod logs;
 pub mod pages;
@@ -66,6 +68,7 @@ enum Role {
     Check(Box<check::Args>),
     Cleanup(Box<cleanup::Args>),
     Validate(Box<validate::Args>),
+    Config(import::Args),
     Demo(demo::Args),
     Simulate(Box<simulate::Args>),
     /// Configure this node's container runtime for GPUs.
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Role::Check(args) => return check::run(&args),
         Role::Cleanup(args) => cleanup::run(&args),
         Role::Validate(args) => validate::run(&args),
+        Role::Config(args) => import::run(&args),
         Role::Demo(args) => demo::run(&args),
         Role::Simulate(args) => simulate::run(&args),
         Role::Runtime(args) => runtime::run(args),

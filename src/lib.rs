@@ -8,6 +8,7 @@
 //! | [`webhook`], [`extender`], [`agent`], [`dashboard`] | the serving parts; none knows another |
 //! | [`check`], [`validate`], [`cleanup`] | judgement of an installation, and how to take it off a node; pure |
 //! | [`inspect`] | why a pod waits and what would help; uses the extender's verdict |
+//! | [`import`] | NVIDIA's configuration as values of the chart: text in, text out; reads the agent's names only |
 //! | [`simulate`] | replays of traces by placement policies; uses [`gpu`] only |
 //! | [`runtime`] | the configuration of a node's container runtime; uses nothing else |
 //! | [`plot`] | pictures, for [`simulate`] and the measurements |
@@ -26,6 +27,7 @@ pub mod dashboard;
 pub mod demo;
 pub mod extender;
 pub mod gpu;
+pub mod import;
 pub mod inspect;
 pub mod kube_api;
 pub mod kubelet_api;

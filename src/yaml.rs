@@ -15,8 +15,9 @@ impl Mistake {
         let plain = error.without_snippet().to_string();
         let Some(location) = error.location() else { return Self { line: None, message: plain } };
         let message = plain.rsplit_once(" at line ").map_or(&*plain, |(message, _)| message);
-        // A remedy for callers of the parser, not for who writes the file.
+        // Remedies for callers of the parser, not for who writes the file.
         let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
+        let message = message.split("; use from_str_multiple").next().unwrap_or(message);
         let number = location.line();
         let line = usize::try_from(number).ok().and_then(|number| text.lines().nth(number.checked_sub(1)?));
         let message = match line.map(str::trim) {

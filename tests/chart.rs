@@ -9,7 +9,7 @@
 #[path = "cluster/built.rs"]
 mod built;
 #[path = "cluster/helm.rs"]
-mod helm;
+pub(crate) mod helm;
 
 mod dashboards;
 mod files;
@@ -32,7 +32,7 @@ const VALUES_FILES: [&str; 3] = ["values-k3s.yaml", "values-gpu-operator.yaml", 
 /// What the chart makes of some values.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Rendered {
+pub(crate) struct Rendered {
     /// Why nothing was rendered.
     error: String,
     /// Texts by the template's name below `templates/`.
@@ -49,7 +49,7 @@ impl Rendered {
     }
 
     /// The object, which has to be there.
-    fn object(&self, object: &str) -> &Value {
+    pub(crate) fn object(&self, object: &str) -> &Value {
         assert!(self.error.is_empty(), "{}", self.error);
         self.find(object).unwrap_or_else(|| panic!("no {object}"))
     }
@@ -64,12 +64,12 @@ impl Rendered {
 }
 
 /// A rendering to be made.
-fn job(values: Value) -> Value {
+pub(crate) fn job(values: Value) -> Value {
     json!({"values": values})
 }
 
 /// All of them, in one process.
-fn render(helm: &Path, jobs: &[Value]) -> Vec<Rendered> {
+pub(crate) fn render(helm: &Path, jobs: &[Value]) -> Vec<Rendered> {
     let output = call(helm, &["batch", CHART], Some(&json!(jobs).to_string()));
     let rendered: Vec<Rendered> = serde_json::from_str(&output).expect("results");
     assert_eq!(rendered.len(), jobs.len());

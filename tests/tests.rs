@@ -13,6 +13,7 @@ mod demo;
 mod documentation;
 mod extender;
 mod hami;
+mod import;
 mod inspect;
 mod ledger;
 mod nvml;
