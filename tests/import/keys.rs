@@ -78,6 +78,9 @@ fn every_key_becomes_what_its_row_says() {
         }
         let named = !row.becomes.is_empty();
         assert_eq!(named, values != json!({}) && !key.ends_with("rename") && !key.ends_with("devices"), "{key}");
+        for path in row.becomes.split(", ").filter(|path| !path.is_empty()) {
+            assert!(values.pointer(&format!("/{}", path.replace('.', "/"))).is_some(), "{key}: no {path} in {values}");
+        }
         for harmless in row.harmless {
             let value = serde_json::from_str(harmless).unwrap_or_else(|_| json!(harmless));
             let (_, notes) = import(&configuration(row.key, &value));
