@@ -134,7 +134,7 @@ fn the_chart_takes_the_values_and_the_agent_starts_by_them() {
     }
 }
 
-/// What the rendered DaemonSet makes the agent read.
+/// What the rendered `DaemonSet` makes the agent read.
 fn agent_options(rendered: &crate::chart::Rendered) -> Options {
     let agent = &rendered.object("DaemonSet/packhorse-agent")["spec"]["template"]["spec"]["containers"][0];
     let folder = tempfile::tempdir().unwrap();
