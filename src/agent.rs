@@ -13,6 +13,7 @@
 //! | [`identity`] | from slots to pod and container, exactly |
 //! | [`start`], [`pins`], [`foreign`] | the last check before a container starts, and what it verified, on disk |
 //! | [`specification`] | what the container runtime reads next: CDI files |
+//! | [`usage`] | what devices and containers use, measured when `/metrics` is asked |
 //! | [`run`], [`lifecycle`] | how the parts are wired, and in which order they start and end |
 //! | [`lock`] | one agent at a time on a node |
 //! | [`options`] | NVIDIA's flags, environment and configuration file |
@@ -39,4 +40,5 @@ pub mod slots;
 pub mod specification;
 pub mod standing;
 pub mod start;
+pub mod usage;
 pub mod view;

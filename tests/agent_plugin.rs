@@ -239,6 +239,7 @@ fn bound(pod: &Pod, devices: &[(&str, &[&str])]) -> NodePod {
         deleting: false,
         created: "2026-01-01T00:00:00Z".to_owned(),
         containers: pod.containers.iter().map(|c| (c.name.as_str().into(), c.phase)).collect(),
+        running: Vec::new(),
         origin: Origin::Packhorse,
         request: Ok(PodRequest::default()),
         allocation: Some(Ok(Allocation { containers: devices.iter().map(container).collect() })),

@@ -166,3 +166,35 @@ fn every_metric_that_a_page_names_exists() {
     }
     assert!(seen > 10, "{seen}");
 }
+
+#[test]
+fn every_metric_is_on_its_page_and_the_page_names_no_other() {
+    let mut exposed = BTreeSet::new();
+    for (_, text) in sources() {
+        for start in ["packhorse_", "DCGM_FI_DEV_"] {
+            for rest in text.split(&format!("\"{start}")).skip(1) {
+                let name = rest.split('"').next().unwrap_or_default();
+                if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
+                    exposed.insert(format!("{start}{name}"));
+                }
+            }
+        }
+    }
+    // Of the process: the client library appends the unit.
+    let process = fs::read_to_string(root().join("src/metrics/process.rs")).unwrap();
+    for rest in process.split("\"process_").skip(1) {
+        exposed.insert(format!("process_{}", rest.split('"').next().unwrap_or_default()));
+    }
+    let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let named: BTreeSet<String> = rows.map(|(name, _)| name.to_owned()).collect();
+    let named: BTreeSet<String> = named
+        .into_iter()
+        .map(|name| match name.strip_prefix("process_") {
+            Some(own) => format!("process_{}", own.trim_end_matches("_seconds").trim_end_matches("_bytes")),
+            None => name,
+        })
+        .collect();
+    assert!(exposed.len() > 60, "{exposed:?}");
+    assert_eq!(exposed, named);
+}

@@ -10,3 +10,4 @@ mod lifecycle;
 mod links;
 mod mig;
 mod probes;
+mod usage;

@@ -6,6 +6,7 @@ mod agent_plugin;
 mod agent_publish;
 mod agent_specification;
 mod agent_start;
+mod agent_usage;
 mod certs;
 mod chart;
 mod dashboard;

@@ -6,6 +6,7 @@
 
 pub mod fake;
 pub mod nvml;
+mod usage;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use crate::gpu::device::Pcie;
 use crate::gpu::request::MigProfile;
+
+pub use usage::{CardUsage, InstanceUsage, Memory, Process, Reading, Unread, Usage};
 
 /// A source of devices.
 pub trait Backend: Send + Sync + Debug {
@@ -30,6 +33,12 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Whether a card still answers, for what sends no event (fallen off the bus, row remapping pending).
     fn probe(&self, card: &str) -> Probe;
+
+    /// How busy and full everything is now, and which processes use it. What cannot be read of one card leaves the others whole.
+    ///
+    /// # Errors
+    /// As [`Backend::discover`], where nothing at all can be read.
+    fn usage(&self) -> Result<Usage, BackendError>;
 }
 
 /// Why there is nothing to be had from the hardware.

@@ -235,7 +235,10 @@ impl Devices {
         };
         let what = roster::describe(event.kind);
         if let EventKind::Xid(xid) = event.kind {
-            self.metrics.xid(subject.unwrap_or_default(), xid);
+            let subject = subject.unwrap_or_default();
+            let view = self.view.borrow();
+            let card = view.card_of(subject).map_or(subject, |card| &*card.uuid);
+            self.metrics.xid(subject, card, xid);
         }
         let (changes, Inquiry { discover, probe }) = self.roster.told(event, now);
         match subject {

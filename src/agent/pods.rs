@@ -45,6 +45,8 @@ pub struct NodePod {
     pub created: String,
     /// Every container but ephemeral ones with its phase, init containers first.
     pub containers: Vec<(Arc<str>, Phase)>,
+    /// Containers that run, by the kubelet's last word.
+    pub running: Vec<RunningContainer>,
     /// By which way it came.
     pub origin: Origin,
     /// What it asks for; an error is the webhook's denial in words.
@@ -55,6 +57,15 @@ pub struct NodePod {
     pub totals: (u64, u64),
     /// Slots it asks the kubelet for, by container and resource (`nvidia.com/gpu`, `nvidia.com/mig-*`).
     pub slots: BTreeMap<Arc<str>, BTreeMap<String, u32>>,
+}
+
+/// A container that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningContainer {
+    /// Its name in the pod.
+    pub name: Arc<str>,
+    /// The container runtime's, without `containerd://` and the like.
+    pub id: Arc<str>,
 }
 
 impl NodePod {

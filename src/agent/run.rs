@@ -31,6 +31,7 @@ use super::specification::form::{Conflict, check};
 use super::specification::{self, Detection, Form, SpecificationError, Specifications};
 use super::standing::{Standing, StandingSender};
 use super::start::{self, Start, Starter};
+use super::usage::{self, Exporter};
 use super::view::ViewReceiver;
 use crate::kube_api::calls::{CallMetrics, Calls};
 
@@ -52,6 +53,8 @@ pub struct Directories {
     pub state: PathBuf,
     /// Usually `/sys`.
     pub sys: PathBuf,
+    /// Usually `/proc`, of the host's processes.
+    pub proc: PathBuf,
 }
 
 /// What the agent of one node is told.
@@ -70,6 +73,8 @@ pub struct Settings {
     pub containerd_config: PathBuf,
     /// What becomes of pods that came around Packhorse.
     pub foreign: Policy,
+    /// Whether `/metrics` has dcgm-exporter's names too.
+    pub dcgm: bool,
     /// Further labels of the node.
     pub labels: BTreeMap<String, String>,
     /// How long bound pods are waited for at the end.
@@ -116,6 +121,7 @@ pub struct Agent {
     plugin_metrics: plugin::Metrics,
     start_metrics: start::Metrics,
     form_metrics: specification::Metrics,
+    exporter: Arc<Exporter>,
     client: Hidden<kube::Client>,
 }
 
@@ -144,6 +150,7 @@ impl Agent {
         let plugin_metrics = plugin::Metrics::new(registry);
         let start_metrics = start::Metrics::new(registry);
         let form_metrics = specification::Metrics::new(registry);
+        let exporter = Arc::new(Exporter::new(Arc::clone(&node), registry));
         let (events, event_writer) = Events::new(&calls, Arc::clone(&node), registry);
         let standing = Arc::new(StandingSender::new(Standing::default()));
         Self {
@@ -157,8 +164,14 @@ impl Agent {
             plugin_metrics,
             start_metrics,
             form_metrics,
+            exporter,
             client: Hidden(client),
         }
+    }
+
+    /// What devices and containers use, for `/metrics`.
+    pub fn exporter(&self) -> Arc<Exporter> {
+        Arc::clone(&self.exporter)
     }
 
     /// Where the node's Events are told.
@@ -181,7 +194,9 @@ impl Agent {
         let mut tasks = Background::default();
         let stop = CancellationToken::new();
         tasks.spawn("events", event_writer.run(stop.clone()));
-        let devices = Devices::start(backend, settings.devices, Some(events.clone()), self.device_metrics).await?;
+        let device_metrics = self.device_metrics.clone();
+        let watched = Arc::clone(&backend);
+        let devices = Devices::start(watched, settings.devices, Some(events.clone()), self.device_metrics).await?;
         let view = devices.view();
         let changes = devices.changes();
         tasks.spawn("devices", devices.run(stop.clone()));
@@ -222,14 +237,23 @@ impl Agent {
         tasks.spawn("form of specifications", following);
 
         let identity = Identity::new(&directories.kubelet, POD_RESOURCES_PATIENCE);
-        let pins = open_pins(&directories.state)?;
+        let pins = Arc::new(open_pins(&directories.state)?);
+        self.exporter.begin(usage::Parts {
+            backend,
+            view: view.clone(),
+            pods: Arc::clone(&pods),
+            pins: Arc::clone(&pins),
+            devices: device_metrics,
+            proc: directories.proc,
+            dcgm: settings.dcgm,
+        });
         let starter = Arc::new(Start::new(start::Parts {
             node: Arc::clone(&node),
             view: view.clone(),
             pods: Arc::clone(&pods),
             source: Source::new(calls, node),
             identity: identity.clone(),
-            pins: Arc::new(pins),
+            pins,
             specifications: Arc::clone(&specifications),
             standing: Arc::clone(&standing),
             foreign: settings.foreign,

@@ -25,6 +25,7 @@ pub fn router(exposition: Arc<Exposition>, logs: Logs) -> Router {
 }
 
 async fn scrape(State(exposition): State<Arc<Exposition>>) -> Response {
+    exposition.refresh().await;
     match exposition.pieces() {
         Ok(pieces) => {
             let pieces = futures::stream::iter(pieces.map(Ok::<_, Infallible>));

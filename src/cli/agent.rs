@@ -66,6 +66,9 @@ pub struct Args {
     /// Where /metrics, /healthz, /readyz and /log are served
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9482")]
     metrics_listen: SocketAddr,
+    /// Serve /metrics under dcgm-exporter's names too (DCGM_FI_DEV_...)
+    #[arg(long)]
+    metrics_dcgm: bool,
     /// Containers that may share one card [default: 10, or the configuration file's sharing.timeSlicing]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     slots: Option<u16>,
@@ -121,6 +124,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         cdi_dir,
         state_dir,
         metrics_listen,
+        metrics_dcgm,
         slots,
         specification_form,
         containerd_config,
@@ -159,7 +163,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         "metrics",
         bound,
         None,
-        admin::router(Arc::new(Exposition::new(registry)), logs).merge(health.router()),
+        admin::router(Arc::new(Exposition::new(registry).with(agent.exporter())), logs).merge(health.router()),
     );
 
     let mut signals = Signals::new()?;
@@ -184,11 +188,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             cdi: cdi_dir,
             state: state_dir,
             sys: PathBuf::from("/sys"),
+            proc: PathBuf::from("/proc"),
         },
         options,
         form: specification_form,
         containerd_config,
         foreign: foreign_pods,
+        dcgm: metrics_dcgm,
         labels,
         drain_timeout: Duration::from_secs(drain_timeout.into()),
         replace_check: None,

@@ -386,6 +386,31 @@ pub struct PodStatusView<'a> {
     pub nominated_node_name: Option<Text<'a>>,
     #[serde(borrow, deserialize_with = "null_default")]
     pub conditions: Vec<PodConditionView<'a>>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub container_statuses: Vec<ContainerStatusView<'a>>,
+    #[serde(borrow, deserialize_with = "null_default")]
+    pub init_container_statuses: Vec<ContainerStatusView<'a>>,
+}
+
+/// How one container is.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the names are those of the Kubernetes API")]
+pub struct ContainerStatusView<'a> {
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    #[serde(borrow, rename = "containerID")]
+    pub container_id: Option<Text<'a>>,
+    #[serde(deserialize_with = "null_default")]
+    pub state: ContainerStateView,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are those of the Kubernetes API")]
+pub struct ContainerStateView {
+    pub running: Option<serde::de::IgnoredAny>,
 }
 
 /// A condition.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, join_all};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
@@ -14,6 +15,11 @@ const PIECE: usize = 64 * 1024;
 pub trait Bulk: fmt::Debug + Send + Sync {
     /// As OpenMetrics text: whole lines, whole families, none that the registry or another bulk has.
     fn pieces(&self) -> Box<dyn Iterator<Item = String> + Send>;
+
+    /// What has to be done before they are true; by default nothing. It ends in good time, whatever it asks.
+    fn refresh(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// All that is exposed.
@@ -34,6 +40,11 @@ impl Exposition {
     pub fn with(mut self, bulk: Arc<dyn Bulk>) -> Self {
         self.bulks.push(bulk);
         self
+    }
+
+    /// Before [`Exposition::pieces`]: brings up to date what is measured only when somebody asks.
+    pub async fn refresh(&self) {
+        join_all(self.bulks.iter().map(|bulk| Arc::clone(bulk).refresh())).await;
     }
 
     /// All series as OpenMetrics text, in pieces.

@@ -28,6 +28,8 @@ mod health;
 mod links;
 #[path = "library/mig.rs"]
 mod mig;
+#[path = "library/usage.rs"]
+mod usage;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};

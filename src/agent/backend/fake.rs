@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Backend, BackendError, Discovery, Event, EventKind, Probe, Subject};
+use super::{Backend, BackendError, CardUsage, Discovery, Event, EventKind, Probe, Subject, Usage};
 use topology::{Scripted, Topology};
 
 /// How often the file is looked at while somebody waits for an event.
@@ -44,6 +44,7 @@ struct State {
     hash: Option<u64>,
     /// What the last good file said.
     discovery: Option<Discovery>,
+    usage: Vec<CardUsage>,
     /// Why the file as it is now cannot be used.
     error: Option<BackendError>,
     /// The file changed, which nobody was told yet.
@@ -123,6 +124,15 @@ impl Backend for Fake {
             None => Probe::Well,
         }
     }
+
+    fn usage(&self) -> Result<Usage, BackendError> {
+        let mut state = self.lock();
+        state.look(&self.path);
+        // What the last good file said stays, as devices do. A card that does not answer tells nothing.
+        let State { usage, faults, .. } = &*state;
+        let lost = |card: &CardUsage| matches!(faults.get(&card.uuid), Some(Probe::Lost(_)));
+        Ok(Usage { cards: usage.iter().filter(|card| !lost(card)).cloned().collect(), unread: Vec::new() })
+    }
 }
 
 impl State {
@@ -139,23 +149,28 @@ impl State {
         if self.hash.replace(hash) == Some(hash) {
             return;
         }
-        self.news = true;
         let topology = match read {
             Ok(text) => Topology::parse(&text).map_err(|mistake| failed(path, mistake.line, mistake.message)),
             Err(error) => Err(failed(path, None, error.to_string())),
         };
         match topology {
             Ok(topology) => self.take(topology),
-            Err(error) => self.error = Some(error),
+            Err(error) => {
+                self.error = Some(error);
+                self.news = true;
+            }
         }
     }
 
     fn take(&mut self, topology: Topology) {
-        let Topology { discovery, script } = topology;
+        let Topology { discovery, usage, script } = topology;
         // A card that was taken out and put in again is as good as new.
         self.faults.retain(|fault, _| discovery.cards.iter().any(|card| card.uuid == *fault));
-        self.error = None;
+        // What is in use changes all the time, and is asked for: that alone is no event.
+        let only_usage = self.usage != usage && self.discovery.as_ref() == Some(&discovery);
+        self.news |= self.error.take().is_some() || !only_usage;
         self.discovery = Some(discovery);
+        self.usage = usage;
         let mut past = std::mem::take(&mut self.past);
         self.coming.clear();
         for event in script {

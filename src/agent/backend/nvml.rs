@@ -8,6 +8,7 @@
 //! | `locate`, `host` | where the library is, and what the kernel tells |
 //! | `session` | one initialised library: discovery and probes |
 //! | `card`, `mig`, `links` | reading one card, its MIG instances, the ways between cards |
+//! | `usage` | how busy and full cards are, and by which processes |
 //! | `events` | waiting for Xid and memory errors |
 //!
 //! Created by the agent's start, driven by the owner of the devices. One bad card, instance or call never fails the rest. When
@@ -22,6 +23,7 @@ mod links;
 mod locate;
 mod mig;
 mod session;
+mod usage;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use self::error::CallError;
 use self::session::Session;
-use super::{Backend, BackendError, Discovery, Event, EventKind, Probe, Subject};
+use super::{Backend, BackendError, Discovery, Event, EventKind, Probe, Subject, Usage};
 
 /// Where things are. The default is a driver on the node itself.
 #[derive(Debug, Clone)]
@@ -142,6 +144,11 @@ impl Backend for Nvml {
             || Probe::Lost("NVML is not loaded: the driver is missing".to_owned()),
             |session| session.probe(card),
         )
+    }
+
+    fn usage(&self) -> Result<Usage, BackendError> {
+        // Whether there is a session is for discovery to see to.
+        self.session().as_ref().map_or_else(|| Err(not_loaded()), |session| Ok(session.usage()))
     }
 }
 

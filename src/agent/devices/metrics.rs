@@ -1,6 +1,7 @@
 //! What is measured of the devices. Series of a device that is not published any more go away.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -48,6 +49,8 @@ pub struct Metrics {
     devices: Family<Level, Gauge>,
     failures: Family<Reason, Counter>,
     unreadable: Gauge,
+    /// By card.
+    last_xids: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Metrics {
@@ -59,6 +62,7 @@ impl Metrics {
             devices: Family::default(),
             failures: Family::default(),
             unreadable: Gauge::default(),
+            last_xids: Arc::default(),
         };
         registry.register(
             "packhorse_agent_device_health",
@@ -88,7 +92,15 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn xid(&self, uuid: &str, xid: u64) {
+    /// The last Xid of a card since the agent's start, 0 where there was none.
+    pub fn last_xid(&self, card: &str) -> u64 {
+        // Every change is one call on the map.
+        self.last_xids.lock().unwrap_or_else(PoisonError::into_inner).get(card).copied().unwrap_or(0)
+    }
+
+    /// `uuid`: of the card or the MIG instance, empty where the driver named none.
+    pub(super) fn xid(&self, uuid: &str, card: &str, xid: u64) {
+        self.last_xids.lock().unwrap_or_else(PoisonError::into_inner).insert(card.to_owned(), xid);
         self.xids.get_or_create(&Xid { uuid: uuid.to_owned(), xid }).inc();
     }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc as blocking;
 use prometheus_client::registry::Registry;
 
 use super::*;
-use crate::agent::backend::{Card, Instance};
+use crate::agent::backend::{Card, Instance, Usage};
 use crate::agent::health::{self, Checks};
 use crate::agent::view::MigStrategy;
 use crate::gpu::request::MigProfile;
@@ -44,6 +44,10 @@ impl Backend for Stub {
         let answer = self.probes.lock().unwrap().get(card).cloned().unwrap_or(Probe::Well);
         self.wait(&Call::Probe(card.into()));
         answer
+    }
+
+    fn usage(&self) -> Result<Usage, BackendError> {
+        Ok(Usage::default())
     }
 }
 

@@ -63,6 +63,7 @@ fn pod(name: &str, device: &str) -> NodePod {
         deleting: false,
         created: String::new(),
         containers: Vec::new(),
+        running: Vec::new(),
         origin: Origin::Packhorse,
         request: Err(String::new()),
         allocation: Some(Ok(Allocation {

@@ -249,6 +249,7 @@ mod tests {
             deleting: false,
             created: created.to_owned(),
             containers: containers.iter().map(|(name, phase, _)| ((*name).into(), *phase)).collect(),
+            running: Vec::new(),
             origin: Origin::Packhorse,
             request: Ok(PodRequest::default()),
             allocation: Some(Ok(Allocation {

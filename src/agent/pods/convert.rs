@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{NodePod, Origin};
+use super::{NodePod, Origin, RunningContainer};
 use crate::gpu::parse::{Field, Rules};
 use crate::gpu::quantity::Quantity;
 use crate::kube_api::allocation;
@@ -44,6 +44,7 @@ impl NodePod {
             deleting: pod.metadata.deletion_timestamp.is_some(),
             created: pod.metadata.creation_timestamp.as_deref().unwrap_or_default().to_owned(),
             containers: phases(pod),
+            running: running(pod),
             origin: origin(pod, &slots),
             request,
             allocation: given,
@@ -51,6 +52,15 @@ impl NodePod {
             slots,
         })
     }
+}
+
+fn running(pod: &PodView<'_>) -> Vec<RunningContainer> {
+    let statuses = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
+    let running = statuses.filter(|status| status.state.running.is_some()).filter_map(|status| {
+        let (_, id) = status.container_id.as_deref()?.split_once("://")?;
+        Some(RunningContainer { name: (&*status.name).into(), id: id.into() })
+    });
+    running.collect()
 }
 
 fn containers<'a, 'p>(pod: &'a PodView<'p>) -> impl Iterator<Item = &'a ContainerView<'p>> {

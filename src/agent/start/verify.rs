@@ -236,6 +236,7 @@ mod tests {
             deleting: false,
             created: String::new(),
             containers: vec![("c".into(), Phase::App)],
+            running: Vec::new(),
             origin: Origin::Packhorse,
             request: Ok(PodRequest { containers: vec![asked], constraints: Constraints::default() }),
             allocation: Some(Ok(Allocation { containers })),

@@ -68,6 +68,11 @@ pub(super) fn other() -> Vec<Case> {
         case("runtimeClass.name", json!("other"), Made("RuntimeClass/other")).besides(class.clone()),
         case("runtimeClass.handler", json!("other"), At("RuntimeClass/nvidia", "/handler", json!("other")))
             .besides(class),
+        case(
+            "metrics.dcgm",
+            json!(true),
+            Holds(AGENT, "/spec/template/spec/containers/0/args", json!("--metrics-dcgm")),
+        ),
         case("metrics.services.enabled", json!(false), Gone("Service/packhorse-agent-metrics")),
         case(
             "metrics.services.annotations",

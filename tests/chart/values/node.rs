@@ -79,6 +79,7 @@ pub(super) fn agent() -> Vec<Case> {
         ),
         argument("agent.listenAddress", json!("[::]"), "--metrics-listen=[::]:9482"),
         argument("agent.metricsPort", json!(9000), "--metrics-listen=0.0.0.0:9000"),
+        case("agent.hostPID", json!(false), At(AGENT, "/spec/template/spec/hostPID", json!(false))),
         argument("agent.logLevel", json!("debug"), "--log-level=debug"),
         case("agent.podLabels", json!({"a": "b"}), At(AGENT, "/spec/template/metadata/labels/a", json!("b"))),
         case("agent.podAnnotations", json!({"a": "b"}), At(AGENT, "/spec/template/metadata/annotations/a", json!("b"))),

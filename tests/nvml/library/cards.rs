@@ -53,6 +53,9 @@ number! {
     nvmlDeviceGetComputeInstanceId "ci" c_uint;
     nvmlDeviceGetSupportedEventTypes "events" u64;
     nvmlDeviceGetRetiredPagesPendingStatus "retirement" c_uint;
+    nvmlDeviceGetPowerUsage "power" c_uint;
+    nvmlDeviceGetEnforcedPowerLimit "limit" c_uint;
+    nvmlDeviceGetTotalEnergyConsumption "energy" u64;
 }
 
 #[unsafe(no_mangle)]
@@ -77,7 +80,8 @@ struct MemoryV1 {
 extern "C" fn nvmlDeviceGetMemoryInfo(device: Handle, memory: *mut MemoryV1) -> Answer {
     finish(about("nvmlDeviceGetMemoryInfo", device, false).and_then(|(s, it)| {
         let total = it.number(&s, "memory")?;
-        write(memory, MemoryV1 { total, free: total, used: 0 });
+        let used = it.number(&s, "used").unwrap_or(0);
+        write(memory, MemoryV1 { total, free: total - used, used });
         Ok(())
     }))
 }
@@ -99,7 +103,8 @@ extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Handle, memory: *mut MemoryV2) 
             return Err(ARGUMENT_VERSION_MISMATCH);
         }
         let total = it.number(&s, "memory")?;
-        write(memory, MemoryV2 { version, total, reserved: 1 << 28, free: total - (1 << 28), used: 0 });
+        let used = it.number(&s, "used").unwrap_or(0);
+        write(memory, MemoryV2 { version, total, reserved: 1 << 28, free: total - (1 << 28) - used, used });
         Ok(())
     }))
 }

@@ -61,6 +61,9 @@ fn the_documented_file_is_one() {
     assert_eq!(topology.discovery.cards.len(), 3);
     assert_eq!(topology.discovery.cards[2].instances.len(), 2);
     assert_eq!(topology.script.len(), 2);
+    let used =
+        topology.usage.iter().map(|card| (card.reading.memory.map(|memory| memory.used), card.processes.is_some()));
+    assert_eq!(used.collect::<Vec<_>>(), [(Some(21_504), true), (None, false), (None, true)]);
 }
 
 #[test]
@@ -121,6 +124,13 @@ fn mistakes_are_named_with_line_and_key() {
         (two("events: [{after: 1s, device: 7, kind: lost}]"), 6, &["device: 7", "0 to 1"]),
         (two("events: [{after: 1s, device: 0, kind: xid}]"), 6, &["code: missing"]),
         (two("events: [{after: 1s, device: 0, kind: ecc, code: 48}]"), 6, &["code", "remove"]),
+        (two("usage: [{device: 2}]"), 6, &["device: 2", "0 to 1"]),
+        (two("usage:\n- {device: 1}\n- {device: 1}"), 8, &["device", "line 7"]),
+        (two("usage: [{device: 0, memoryUsed: 81921}]"), 6, &["memoryUsed: 81921", "81920"]),
+        (two("usage: [{device: 0, utilization: 101}]"), 6, &["utilization: 101", "percentage"]),
+        (two("usage: [{device: 0, heat: 1}]"), 6, &["heat", "temperature"]),
+        (two("usage: [{device: 0, processes: [{pid: -1}]}]"), 6, &["pid"]),
+        (two("usage: [{device: 0, processes: [{pid: 1, instance: MIG-a}]}]"), 6, &["instance: MIG-a", "GPU-a"]),
         (two("events: [{after: 5, device: 0, kind: ecc}]"), 6, &["after: 5", "unit"]),
         (mig("start: 1", "start: 0"), 9, &["start", "MIG-b"]),
         (mig("start: 1, size: 1", "start: 7, size: 2"), 9, &["start: 7", "size 2"]),
@@ -182,6 +192,20 @@ fn a_change_of_the_file_is_an_event_and_repeats_none() {
     file.write(&lost.replace("]\n", ", {after: 0s, device: 0, kind: recovered}]\n"));
     assert_eq!(event(&fake).unwrap(), changed());
     assert_eq!(event(&fake).unwrap(), on("GPU-a", EventKind::Recovered));
+}
+
+#[test]
+fn what_is_in_use_is_as_the_file_says_now_and_its_change_is_no_event() {
+    let file = File::new(&format!("{TWO}usage: [{{device: 1, temperature: 40}}]\n"));
+    let fake = Fake::new(file.path());
+    fake.discover().unwrap();
+    let heat = |fake: &Fake| fake.usage().unwrap().cards[1].reading.temperature;
+    assert_eq!(heat(&fake), Some(40));
+    file.write(&format!("{TWO}usage: [{{device: 1, temperature: 50}}]\n"));
+    assert_eq!(heat(&fake), Some(50));
+    assert_eq!(fake.next_event(Duration::ZERO).unwrap(), None);
+    file.write("v: 1\n");
+    assert_eq!(heat(&fake), Some(50), "what the last good file said stays");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The topology file: what it may say, and how each mistake in it is told, with line and key. Pure: text in, a [`Topology`] or the
 //! first mistake out.
 
+mod usage;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use crate::agent::backend::{Card, CardLink, Discovery, EventKind, Instance};
+use crate::agent::backend::{Card, CardLink, CardUsage, Discovery, EventKind, Instance};
 use crate::gpu::device::Pcie;
 use crate::gpu::parse::is_mig_profile;
 use crate::gpu::request::MigProfile;
@@ -20,10 +22,12 @@ use crate::yaml::Mistake;
 const SLICES: u8 = 8;
 
 /// What a file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Topology {
     /// The devices as the backend reports them.
     pub(super) discovery: Discovery,
+    /// Of every card.
+    pub(super) usage: Vec<CardUsage>,
     /// Sorted by time.
     pub(super) script: Vec<Scripted>,
 }
@@ -49,6 +53,8 @@ struct File {
     links: Vec<Spanned<LinkEntry>>,
     #[serde(default)]
     events: Vec<Spanned<EventEntry>>,
+    #[serde(default)]
+    usage: Vec<Spanned<usage::Entry>>,
 }
 
 #[derive(Deserialize)]
@@ -171,8 +177,9 @@ impl Topology {
         }
         link(&mut cards, &file.links)?;
         let script = script(&cards, &file.events)?;
+        let usage = usage::usage(&cards, &file.usage)?;
         let discovery = Discovery { driver: file.driver, cuda: None, cards, unreadable: Vec::new() };
-        Ok(Self { discovery, script })
+        Ok(Self { discovery, usage, script })
     }
 }
 

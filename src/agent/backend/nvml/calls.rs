@@ -74,6 +74,14 @@ pub(super) struct Happening {
     pub(super) compute_instance: Option<u32>,
 }
 
+/// Bytes of a card or a MIG instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MemoryInUse {
+    pub(super) total: u64,
+    pub(super) used: u64,
+    pub(super) free: u64,
+}
+
 /// The state of memory rows that were replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RemappedRows {
@@ -95,6 +103,10 @@ macro_rules! call {
         }
     };
 }
+
+mod usage;
+
+pub(super) use usage::{Clock, Listed, Listing};
 
 impl CallError {
     fn missing(call: &'static str, error: &impl std::fmt::Display) -> Self {
@@ -200,16 +212,21 @@ impl Library {
         Ok(PciAddress { domain: pci.domain, bus: pci.bus, device: pci.device })
     }
 
-    /// Total memory in bytes. The second version is missing from drivers before 510.
+    /// Total memory in bytes.
     pub(super) fn memory(&self, device: Device) -> Result<u64, CallError> {
+        Ok(self.memory_in_use(device)?.total)
+    }
+
+    /// Memory in bytes. The second version is missing from drivers before 510; the first counts the driver's own as used.
+    pub(super) fn memory_in_use(&self, device: Device) -> Result<MemoryInUse, CallError> {
         let mut memory =
             nvmlMemory_v2_st { version: version_of::<nvmlMemory_v2_st>(2), total: 0, reserved: 0, free: 0, used: 0 };
         match call!(self, nvmlDeviceGetMemoryInfo_v2, device.0, &raw mut memory) {
-            Ok(()) => Ok(memory.total),
+            Ok(()) => Ok(MemoryInUse { total: memory.total, used: memory.used, free: memory.free }),
             Err(error) if error.is_unsupported() => {
                 let mut memory = nvmlMemory_st { total: 0, free: 0, used: 0 };
                 call!(self, nvmlDeviceGetMemoryInfo, device.0, &raw mut memory)?;
-                Ok(memory.total)
+                Ok(MemoryInUse { total: memory.total, used: memory.used, free: memory.free })
             }
             Err(error) => Err(error),
         }

@@ -78,7 +78,7 @@ pub(super) fn find(
 }
 
 /// Every MIG device with its index. An index without one is not an error.
-fn handles(library: &Library, card: Device) -> Result<Vec<Found>, CallError> {
+pub(super) fn handles(library: &Library, card: Device) -> Result<Vec<Found>, CallError> {
     let handles = (0..library.max_instances(card)?).map(|index| (index, library.instance(card, index)));
     Ok(handles.filter(|(_, handle)| !handle.as_ref().is_err_and(|error| error.is(code::NOT_FOUND))).collect())
 }

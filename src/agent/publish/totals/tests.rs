@@ -43,6 +43,7 @@ fn pod(uid: &str, totals: (u64, u64), ended: bool) -> NodePod {
         deleting: false,
         created: String::new(),
         containers: Vec::new(),
+        running: Vec::new(),
         origin: Origin::Packhorse,
         request: Ok(PodRequest::default()),
         allocation: None,
