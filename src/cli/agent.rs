@@ -66,7 +66,7 @@ pub struct Args {
     /// Where /metrics, /healthz, /readyz and /log are served
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9482")]
     metrics_listen: SocketAddr,
-    /// Serve /metrics under dcgm-exporter's names too (DCGM_FI_DEV_...)
+    /// Serve /metrics under dcgm-exporter's names too, for dashboards made for it (docs/metrics.md)
     #[arg(long)]
     metrics_dcgm: bool,
     /// Containers that may share one card [default: 10, or the configuration file's sharing.timeSlicing]
