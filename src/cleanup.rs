@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::agent::publish::{LABELS_MANAGER, MANAGER};
+use crate::agent::publish::{LABELS_MANAGER, MANAGER, OPERATOR_MANAGER};
 use crate::kube_api::names::{ALLOCATION, GPU_CORES, GPU_MEMORY, NOT_READY_TAINT, PREFIX};
 
 /// One write to a node.
@@ -27,8 +27,8 @@ pub enum Write {
     Merge(Value),
     /// A merge patch of its status.
     Status(Value),
-    /// Server-side apply as the manager of the labels.
-    Apply(Value),
+    /// Server-side apply as this manager of labels.
+    Apply(&'static str, Value),
     /// A JSON patch of the node.
     Json(Value),
 }
@@ -38,7 +38,7 @@ impl Write {
     /// whoever changes it: Packhorse must not be.
     pub fn manager(&self) -> Option<&'static str> {
         match self {
-            Self::Apply(_) => Some(LABELS_MANAGER),
+            Self::Apply(manager, _) => Some(manager),
             Self::Merge(_) | Self::Status(_) => Some(MANAGER),
             Self::Json(_) => None,
         }
@@ -72,10 +72,14 @@ pub fn steps(node: &Value) -> Vec<Step> {
             format!("{GPU_MEMORY} and {GPU_CORES} in {}", status.keys().cloned().collect::<Vec<_>>().join(" and "));
         steps.push(Step { what, write: Write::Status(json!({"status": status})) });
     }
-    let labels = own_labels(node);
-    if !labels.is_empty() {
+    // The operator's last: with the label gone it may start its own plugin, when nothing of ours is on the node any more.
+    for manager in [LABELS_MANAGER, OPERATOR_MANAGER] {
+        let labels = own_labels(node, manager);
+        if labels.is_empty() {
+            continue;
+        }
         let name = &node["metadata"]["name"];
-        let write = Write::Apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
+        let write = Write::Apply(manager, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
         let what = format!("labels {}", labels.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
         steps.push(Step { what, write });
     }
@@ -94,10 +98,10 @@ pub fn steps(node: &Value) -> Vec<Step> {
     steps
 }
 
-/// The labels that server-side apply counts as the agent's.
-fn own_labels(node: &Value) -> BTreeSet<String> {
+/// The labels that server-side apply counts as a manager's.
+fn own_labels(node: &Value, manager: &str) -> BTreeSet<String> {
     let entries = node["metadata"]["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let ours = entries.iter().filter(|entry| entry["manager"] == LABELS_MANAGER && entry["operation"] == "Apply");
+    let ours = entries.iter().filter(|entry| entry["manager"] == manager && entry["operation"] == "Apply");
     let fields = ours.filter_map(|entry| entry["fieldsV1"]["f:metadata"]["f:labels"].as_object()).flatten();
     fields.filter_map(|(key, _)| key.strip_prefix("f:").map(str::to_owned)).collect()
 }
@@ -138,11 +142,13 @@ mod tests {
         json!({
             "metadata": {
                 "name": "n",
-                "labels": {"nvidia.com/gpu.present": "true", "mine": "1"},
+                "labels": {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.deploy.device-plugin": "false", "mine": "1"},
                 "annotations": {"packhorse.dev/inventory": "{}", "packhorse.dev/cordon": "GPU-1", "other": "1"},
                 "managedFields": [
                     {"manager": LABELS_MANAGER, "operation": "Apply",
                      "fieldsV1": {"f:metadata": {"f:labels": {"f:nvidia.com/gpu.present": {}}}}},
+                    {"manager": OPERATOR_MANAGER, "operation": "Apply",
+                     "fieldsV1": {"f:metadata": {"f:labels": {"f:nvidia.com/gpu.deploy.device-plugin": {}}}}},
                     {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:metadata": {"f:labels": {"f:mine": {}}}}},
                 ],
             },
@@ -164,6 +170,7 @@ mod tests {
                 "annotations packhorse.dev/cordon, packhorse.dev/inventory",
                 "packhorse.dev/gpu-memory and packhorse.dev/gpu-cores in allocatable and capacity",
                 "labels nvidia.com/gpu.present",
+                "labels nvidia.com/gpu.deploy.device-plugin",
                 "taint packhorse.dev/not-ready:NoSchedule",
             ]
         );
@@ -176,13 +183,13 @@ mod tests {
                     json_patch::patch(&mut after, &patch).unwrap();
                 }
                 // What the API server does with an empty apply of the only owner.
-                Write::Apply(apply) => {
-                    assert_eq!(
-                        (&apply["metadata"], step.write.manager()),
-                        (&json!({"name": "n"}), Some(LABELS_MANAGER))
-                    );
-                    after["metadata"]["labels"].as_object_mut().unwrap().remove("nvidia.com/gpu.present");
-                    after["metadata"]["managedFields"].as_array_mut().unwrap().remove(0);
+                Write::Apply(manager, apply) => {
+                    assert_eq!((&apply["metadata"], step.write.manager()), (&json!({"name": "n"}), Some(*manager)));
+                    for label in own_labels(&after, manager) {
+                        after["metadata"]["labels"].as_object_mut().unwrap().remove(&label);
+                    }
+                    let entries = after["metadata"]["managedFields"].as_array_mut().unwrap();
+                    entries.retain(|entry| entry["manager"] != *manager);
                 }
             }
         }

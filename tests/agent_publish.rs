@@ -56,6 +56,7 @@ impl Agent {
             node: NODE.into(),
             host: Arc::new(Host::new(Path::new("/nonexistent"))),
             labels: [("gpu".to_owned(), "on".to_owned())].into(),
+            operator: "none".parse().unwrap(),
         };
         let client = api.client().unwrap();
         let registry = &mut Registry::default();
@@ -127,7 +128,7 @@ fn two_cards() -> NodeView {
     let devices = vec![device(1), device(2)];
     let cards = devices.iter().map(card).collect();
     let driver = "580.95.05".to_owned();
-    NodeView { driver, cuda: Some((13, 0)), cards, devices, mig_strategy: MigStrategy::None, trouble: None }
+    NodeView { driver, cuda: Some((13, 0)), cards, devices, mig_strategy: MigStrategy::None, ..NodeView::default() }
 }
 
 fn device(number: u32) -> Device {
@@ -300,15 +301,15 @@ async fn the_start_up_taint_goes_when_the_node_serves_and_no_other_with_it() {
 #[tokio::test]
 async fn the_operators_labels_are_honoured() {
     let mut node = bare();
-    node["metadata"]["labels"]["nvidia.com/gpu.deploy.device-plugin"] = json!("false");
+    node["metadata"]["labels"]["nvidia.com/gpu-driver-upgrade-state"] = json!("drain-required");
     let agent = Agent::on(node).await;
     let mut deploy = agent.publisher.deploy();
     let mut becomes = async |wanted: Deploy| {
         let told = deploy.wait_for(|deploy| *deploy == wanted);
         tokio::time::timeout(Duration::from_secs(5), told).await.expect("told").unwrap();
     };
-    becomes(Deploy::WithoutPlugin).await;
-    agent.patch(&json!({"metadata": {"labels": {"nvidia.com/gpu.deploy.device-plugin": null}}}));
+    becomes(Deploy::Upgrade).await;
+    agent.patch(&json!({"metadata": {"labels": {"nvidia.com/gpu-driver-upgrade-state": "upgrade-done"}}}));
     becomes(Deploy::Serve).await;
     agent.patch(&json!({"metadata": {"labels": {"nvidia.com/gpu.deploy.operands": "false"}}}));
     becomes(Deploy::Nothing).await;

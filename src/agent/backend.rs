@@ -69,12 +69,33 @@ pub enum BackendError {
 pub struct Discovery {
     /// The driver's version, for example `580.95.05`.
     pub driver: String,
+    /// Whose it is; `None` where that cannot be told.
+    pub place: Option<DriverPlace>,
     /// The newest CUDA the driver supports, major and minor.
     pub cuda: Option<(u32, u32)>,
     /// Sorted by pci, then uuid.
     pub cards: Vec<Card>,
     /// Cards that are there but could not be read, each with the reason; they are reported and not published.
     pub unreadable: Vec<String>,
+}
+
+/// Who installed the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverPlace {
+    /// The host itself has it: NVIDIA's GPU operator calls that pre-installed.
+    Host,
+    /// A driver container, whose root is seen at `/run/nvidia/driver` of the host.
+    Container,
+}
+
+impl DriverPlace {
+    /// As the label `packhorse.dev/driver` tells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Container => "container",
+        }
+    }
 }
 
 /// One physical GPU.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::host::Host;
 use super::backend::{Card, Instance};
 use super::view::{MigStrategy, NodeView};
-use crate::kube_api::names::MIG_STRATEGY_LABEL;
+use crate::kube_api::names::{DRIVER_LABEL, MIG_STRATEGY_LABEL};
 
 /// Longest value of a label, and longest name part of its key.
 const LONGEST: usize = 63;
@@ -33,6 +33,9 @@ pub fn of(view: &NodeView, host: &Host) -> Labels {
     set("nvidia.com/gpu.present", "true");
     set("nvidia.com/gpu.machine", host.machine());
     set("nvidia.com/gpu.mode", host.mode(&view.cards));
+    if let Some(place) = view.driver_place {
+        set(DRIVER_LABEL, place.as_str());
+    }
     set("nvidia.com/mig.capable", if view.cards.iter().any(|card| card.mig_capable) { "true" } else { "false" });
     // Packhorse serves no MPS.
     set("nvidia.com/mps.capable", "false");

@@ -82,19 +82,23 @@ impl Lifecycle {
         let serving = tokio::spawn(Arc::clone(&self.plugins).run(leave.clone()));
         let mut registered = self.plugins.registered();
         loop {
-            let ready = *registered.borrow_and_update();
+            let ready = *registered.borrow_and_update() && self.deploy.borrow_and_update().takes_pods();
             if self.set_ready(ready) {
                 tracing::info!(
                     ready,
                     "{}",
-                    if ready { "serving the kubelet" } else { "the kubelet has to be told again" }
+                    if ready {
+                        "serving the kubelet"
+                    } else {
+                        "the node takes no new pods: not registered, or the driver is renewed"
+                    }
                 );
             }
             tokio::select! {
                 () = stop.cancelled() => break,
                 Ok(()) = registered.changed() => {}
                 Ok(()) = self.deploy.changed() => {
-                    if !matches!(*self.deploy.borrow_and_update(), Deploy::Serve | Deploy::Unknown) {
+                    if *self.deploy.borrow() == Deploy::Nothing {
                         break;
                     }
                 }

@@ -5,11 +5,12 @@
 //! no write, and what somebody resets is asserted again. While the API server is away everything is tried again at growing intervals,
 //! for ever; the newest state wins. Others learn what has arrived: [`Publisher::confirmed`], [`Publisher::totals_written`].
 
-mod deploy;
+pub mod deploy;
 mod follow;
 mod inventory;
 mod labels;
 mod metrics;
+mod operator;
 mod own_node;
 mod pace;
 mod publication;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::deploy::Deploy;
 pub use self::inventory::Confirmed;
 pub use self::metrics::Metrics;
+pub use self::operator::{OperatorLabel, OperatorLabels};
 pub use self::own_node::{OwnNode, Totals};
 
 use self::write::Writer;
@@ -41,6 +43,8 @@ use super::view::ViewReceiver;
 pub const MANAGER: &str = "packhorse-agent";
 /// The field manager of the labels, by server-side apply.
 pub const LABELS_MANAGER: &str = "packhorse-agent-labels";
+/// The field manager of the labels for NVIDIA's GPU operator, by server-side apply with force.
+pub const OPERATOR_MANAGER: &str = "packhorse-agent-operator";
 
 /// What the publisher is about.
 #[derive(Debug, Clone)]
@@ -51,6 +55,8 @@ pub struct Settings {
     pub host: Arc<Host>,
     /// Labels beside those of GPU Feature Discovery.
     pub labels: BTreeMap<String, String>,
+    /// What NVIDIA's GPU operator is told.
+    pub operator: OperatorLabels,
 }
 
 /// What is published.
@@ -124,6 +130,12 @@ impl Publisher {
         let taint = taint::StartTaint { confirmed: self.confirmed(), totals: self.totals_written() };
         let metrics = self.writer.metrics.clone();
         let labels = labels::Labels::new(self.settings.clone(), view.clone(), events.clone(), metrics);
+        let operator = operator::Operator {
+            node: Arc::clone(&self.settings.node),
+            labels: self.settings.operator.clone(),
+            view: view.clone(),
+            sent: None,
+        };
         let writer = &self.writer;
         let all = async {
             tokio::join!(
@@ -131,6 +143,7 @@ impl Publisher {
                 writer.keep(inventory),
                 writer.keep(totals),
                 writer.keep(labels),
+                writer.keep(operator),
                 writer.keep(taint),
             )
         };

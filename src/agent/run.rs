@@ -77,6 +77,8 @@ pub struct Settings {
     pub dcgm: bool,
     /// Further labels of the node.
     pub labels: BTreeMap<String, String>,
+    /// What NVIDIA's GPU operator is told of the node.
+    pub operator: publish::OperatorLabels,
     /// How long bound pods are waited for at the end.
     pub drain_timeout: Duration,
     /// Puts something else in the place of the check at container start; `None` but where the demo shows what happens then.
@@ -190,7 +192,7 @@ impl Agent {
     /// See [`StartError`].
     pub async fn start(self, settings: Settings) -> Result<Running, StartError> {
         let Self { node, calls, events, event_writer, standing, client: Hidden(client), .. } = self;
-        let Settings { backend, directories, options, labels, .. } = settings;
+        let Settings { backend, directories, options, labels, operator, .. } = settings;
         let mut tasks = Background::default();
         let stop = CancellationToken::new();
         tasks.spawn("events", event_writer.run(stop.clone()));
@@ -206,7 +208,12 @@ impl Agent {
             .spawn("pods on failed devices", report_failures(changes, Arc::clone(&pods), events.clone(), stop.clone()));
         let publisher = Arc::new(Publisher::new(
             client,
-            publish::Settings { node: Arc::clone(&node), host: Arc::new(Host::new(&directories.sys)), labels },
+            publish::Settings {
+                node: Arc::clone(&node),
+                host: Arc::new(Host::new(&directories.sys)),
+                labels,
+                operator,
+            },
             publish::Sources { view: view.clone(), pods: Arc::clone(&pods), standing: Arc::clone(&standing), events },
             self.publish_metrics,
         ));

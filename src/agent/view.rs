@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::backend::Card;
+use super::backend::{Card, DriverPlace};
 use crate::gpu::device::Device;
 
 /// What `nvidia.com/gpu` and `nvidia.com/mig-*` mean on this node; NVIDIA's `--mig-strategy`.
@@ -36,6 +36,8 @@ impl MigStrategy {
 pub struct NodeView {
     /// The driver's version, empty where unknown.
     pub driver: String,
+    /// Whose the driver is; `None` where that cannot be told.
+    pub driver_place: Option<DriverPlace>,
     /// The newest CUDA the driver supports.
     pub cuda: Option<(u32, u32)>,
     /// As last discovered, sorted by pci, then uuid; a card that is lost stays.

@@ -4,12 +4,13 @@
 use serde_json::Value;
 
 use super::Finding;
+use crate::agent::publish::deploy::{OPERANDS, UPGRADE, is_upgrade};
 use crate::agent::specification::Form;
 use crate::agent::specification::form::{Node as Known, detect};
 use crate::gpu::device::{Health, Inventory};
 use crate::gpu::quantity::Quantity;
 use crate::kube_api::inventory;
-use crate::kube_api::names::{GPU_CORES, GPU_MEMORY, INVENTORY, MIG_STRATEGY_LABEL, NOT_READY_TAINT};
+use crate::kube_api::names::{DRIVER_LABEL, GPU_CORES, GPU_MEMORY, INVENTORY, MIG_STRATEGY_LABEL, NOT_READY_TAINT};
 
 /// Labels by which a node says that it has a GPU, whoever set them.
 const PRESENT: [&str; 3] = [
@@ -17,6 +18,9 @@ const PRESENT: [&str; 3] = [
     "feature.node.kubernetes.io/pci-10de.present",
     "feature.node.kubernetes.io/pci-0302_10de.present",
 ];
+
+/// How the GPU operator is told of drivers: `false`, `pre-installed`, or its own `true`.
+const DEPLOY_DRIVER: &str = "nvidia.com/gpu.deploy.driver";
 
 const AGENT: &str = "agent";
 const INVENTORIES: &str = "inventory";
@@ -46,7 +50,8 @@ pub fn judge(nodes: &[Value], prefix: &str) -> Vec<Finding> {
         let remedy = "start packhorse agent on the GPU nodes; the chart's DaemonSet goes where agent.nodeSelector says";
         findings.push(Finding::wrong(AGENT, "no node has an inventory", remedy));
     } else if findings.is_empty() {
-        findings.push(Finding::ok(AGENT, format!("{served} nodes: ready, slots and totals allocatable")));
+        findings
+            .push(Finding::ok(AGENT, format!("{served} nodes: ready, slots and totals allocatable{}", places(nodes))));
     }
     findings
 }
@@ -90,19 +95,25 @@ fn one(node: &Value, prefix: &str, findings: &mut Vec<Finding>) {
         }
     };
     if !inventory.ready {
-        let off = ["operands", "device-plugin"].map(|part| format!("nvidia.com/gpu.deploy.{part}"));
-        let off = off.iter().find(|key| node["metadata"]["labels"][key.as_str()] == "false");
-        findings.push(match off {
-            Some(label) => Finding::note(
+        let label = |key: &str| node["metadata"]["labels"][key].as_str().unwrap_or_default();
+        findings.push(if label(OPERANDS) == "false" {
+            Finding::note(
                 AGENT,
-                format!("node {name} takes no GPU pods: label {label}=false"),
+                format!("node {name} takes no GPU pods: label {OPERANDS}=false"),
                 "remove the label to have it served",
-            ),
-            None => Finding::wrong(
+            )
+        } else if is_upgrade(label(UPGRADE)) {
+            Finding::note(
+                AGENT,
+                format!("node {name} takes no GPU pods: {UPGRADE}={}", label(UPGRADE)),
+                "the GPU operator renews the driver; where that stands still, look at its driver pod on the node",
+            )
+        } else {
+            Finding::wrong(
                 AGENT,
                 format!("node {name}: the agent is not ready"),
                 "look at the pod of DaemonSet packhorse-agent there: it starts, stops, or does not run",
-            ),
+            )
         });
     }
     let taints = node["spec"]["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -113,16 +124,57 @@ fn one(node: &Value, prefix: &str, findings: &mut Vec<Finding>) {
             "the agent takes it off once all is written: look at its log, it may not patch nodes",
         ));
     }
-    if inventory.driver.is_empty() {
-        findings.push(Finding::wrong(
-            DRIVER,
-            format!("node {name}: no driver answers"),
-            "install NVIDIA's driver there; where it is in a container, agent.driverRoot must name its root",
-        ));
-    }
+    findings.extend(driver(node, &name, &inventory));
     devices(&name, &inventory, findings);
     allocatable(node, &name, &inventory, prefix, findings);
     findings.extend(runtime(node));
+}
+
+/// Whether there is one, and whether it is where the GPU operator was told that it is.
+fn driver(node: &Value, name: &str, inventory: &Inventory) -> Option<Finding> {
+    let label = |key: &str| node["metadata"]["labels"][key].as_str().unwrap_or_default();
+    let (told, place) = (label(DEPLOY_DRIVER), label(DRIVER_LABEL));
+    if inventory.driver.is_empty() {
+        let remedy = match told {
+            "pre-installed" => {
+                "the label says that the host has one: install it, or remove the label to have the operator install one"
+            }
+            "false" => {
+                "the label keeps the GPU operator from installing one: remove it, or install NVIDIA's driver on the host"
+            }
+            "" => {
+                "install NVIDIA's driver there; where it is in a container, agent.driverRoot must be / or that container's root"
+            }
+            _ => {
+                "the GPU operator is to install it: look at its driver pod on the node; agent.driverRoot must be / or /run/nvidia/driver"
+            }
+        };
+        let told = if told.is_empty() { String::new() } else { format!(" ({DEPLOY_DRIVER}={told})") };
+        return Some(Finding::wrong(DRIVER, format!("node {name}: no driver answers{told}"), remedy));
+    }
+    let (found, remedy) = match (told, place) {
+        ("pre-installed" | "false", "container") => (
+            "the driver in use is a driver container's",
+            "nobody renews it: remove the label, or install a driver on the host and delete the driver pod",
+        ),
+        ("true", "host") => (
+            "the driver in use is the host's own",
+            "the operator would install a second one: set the label to pre-installed",
+        ),
+        _ => return None,
+    };
+    Some(Finding::note(DRIVER, format!("node {name} has {DEPLOY_DRIVER}={told}, and {found}"), remedy))
+}
+
+/// How many drivers of what kind, as far as agents can tell.
+fn places(nodes: &[Value]) -> String {
+    let count = |place: &str| nodes.iter().filter(|node| node["metadata"]["labels"][DRIVER_LABEL] == place).count();
+    match (count("host"), count("container")) {
+        (0, 0) => String::new(),
+        (host, 0) => format!("; driver of the host on {host}"),
+        (0, container) => format!("; driver of a container on {container}"),
+        (host, container) => format!("; driver of the host on {host}, of a container on {container}"),
+    }
 }
 
 fn devices(name: &str, inventory: &Inventory, findings: &mut Vec<Finding>) {
@@ -272,6 +324,8 @@ mod tests {
         tainted["spec"]["taints"] = json!([{"key": NOT_READY_TAINT, "effect": "NoSchedule"}]);
         let mut off = with(|inventory| inventory["ready"] = json!(false));
         off["metadata"]["labels"]["nvidia.com/gpu.deploy.operands"] = json!("false");
+        let mut upgrading = with(|inventory| inventory["ready"] = json!(false));
+        upgrading["metadata"]["labels"][UPGRADE] = json!("drain-required");
         let without = json!({"metadata": {"name": "n", "labels": {"nvidia.com/gpu.present": "true"}}});
         for (node, check, level, words) in [
             (without, AGENT, Level::Wrong, "has a GPU and no inventory"),
@@ -279,6 +333,7 @@ mod tests {
             (with(|it| it["new"] = json!(1)), INVENTORIES, Level::Note, "unknown fields new"),
             (with(|it| it["ready"] = json!(false)), AGENT, Level::Wrong, "not ready"),
             (off, AGENT, Level::Note, "gpu.deploy.operands=false"),
+            (upgrading, AGENT, Level::Note, "gpu-driver-upgrade-state=drain-required"),
             (tainted, AGENT, Level::Wrong, "start-up taint"),
             (with(|it| it["driver"] = json!("")), DRIVER, Level::Wrong, "no driver"),
             (with(|it| it["devices"] = json!([])), DEVICES, Level::Note, "lists none"),
@@ -315,6 +370,45 @@ mod tests {
             assert!(found.iter().any(told), "{check} {words}: {found:?}");
         }
         assert!(judge(&[], "nvidia.com")[0].found.contains("no node has an inventory"));
+    }
+
+    #[test]
+    fn it_is_told_whose_the_driver_is_and_where_the_operator_was_told_otherwise() {
+        let labelled = |labels: &[(&str, &str)], driver: &str| {
+            let mut node = with(|inventory| inventory["driver"] = json!(driver));
+            labels.iter().for_each(|(key, value)| node["metadata"]["labels"][*key] = json!(value));
+            node
+        };
+        let host = labelled(&[(DRIVER_LABEL, "host"), (DEPLOY_DRIVER, "pre-installed")], "1");
+        let container = labelled(&[(DRIVER_LABEL, "container"), (DEPLOY_DRIVER, "true")], "1");
+        let found = judge(&[host, container], "nvidia.com");
+        assert!(
+            matches!(&found[..], [it] if it.found.ends_with("driver of the host on 1, of a container on 1")),
+            "{found:?}"
+        );
+        for (labels, driver, level, words, remedy) in [
+            (
+                &[(DRIVER_LABEL, "container"), (DEPLOY_DRIVER, "pre-installed")][..],
+                "1",
+                Level::Note,
+                "container's",
+                "remove",
+            ),
+            (&[(DRIVER_LABEL, "container"), (DEPLOY_DRIVER, "false")], "1", Level::Note, "container's", "remove"),
+            (&[(DRIVER_LABEL, "host"), (DEPLOY_DRIVER, "true")], "1", Level::Note, "host's own", "pre-installed"),
+            (&[(DEPLOY_DRIVER, "pre-installed")], "", Level::Wrong, "no driver answers", "the host has one"),
+            (&[(DEPLOY_DRIVER, "false")], "", Level::Wrong, "no driver answers", "keeps the GPU operator"),
+            (&[(DEPLOY_DRIVER, "true")], "", Level::Wrong, "no driver answers", "driver pod"),
+        ] {
+            let found = judge(&[labelled(labels, driver)], "nvidia.com");
+            let fits = |it: &Finding| {
+                it.check == DRIVER
+                    && it.level == level
+                    && it.found.contains(words)
+                    && it.remedy.as_ref().is_some_and(|told| told.contains(remedy))
+            };
+            assert!(found.iter().any(fits), "{labels:?}: {found:?}");
+        }
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub fn judge(nodes: &[Value], pods: &[Value]) -> Vec<Finding> {
                 findings.push(Finding::wrong(
                     CHECK,
                     format!("node {name} also runs {plugin} ({pod}): both hand out its GPUs"),
-                    "keep one of them away: by the label nvidia.com/gpu.deploy.device-plugin=false (which also keeps Packhorse's), \
-                     by the DaemonSet's nodeSelector, or remove it; then packhorse cleanup on nodes that the other keeps",
+                    "keep the other away by the label nvidia.com/gpu.deploy.device-plugin=false (NVIDIA's GPU operator) or its \
+                     DaemonSet's nodeSelector; or keep Packhorse's agent away by agent.nodeSelector, then packhorse cleanup --node",
                 ));
             } else {
                 elsewhere.entry(*plugin).or_default().insert(name);

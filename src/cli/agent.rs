@@ -29,6 +29,7 @@ use crate::agent::health::Checks;
 use crate::agent::labels::extra::{self, Label};
 use crate::agent::lock::NodeLock;
 use crate::agent::options::{Flags, Options};
+use crate::agent::publish::OperatorLabels;
 use crate::agent::run::{self, Agent, Directories};
 use crate::agent::specification::Form;
 use crate::agent::view::MigStrategy;
@@ -84,6 +85,10 @@ pub struct Args {
     /// Another label of the node; may be given often
     #[arg(long, value_name = "KEY=VALUE")]
     node_label: Vec<Label>,
+    /// Labels nvidia.com/gpu.deploy.* by which NVIDIA's GPU operator is told what it need not run on the node: device-plugin,
+    /// gpu-feature-discovery, driver (where the host has one), or none
+    #[arg(long, value_name = "LABEL,...", default_value_t)]
+    operator_labels: OperatorLabels,
     /// How long bound pods are waited for at the end, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     drain_timeout: u16,
@@ -130,6 +135,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         containerd_config,
         foreign_pods,
         node_label,
+        operator_labels,
         drain_timeout,
         log_format,
         log_level,
@@ -196,6 +202,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         foreign: foreign_pods,
         dcgm: metrics_dcgm,
         labels,
+        operator: operator_labels,
         drain_timeout: Duration::from_secs(drain_timeout.into()),
         replace_check: None,
     };

@@ -170,7 +170,7 @@ async fn clean(reached: &Reached, node: &str, steps: &[Step]) -> anyhow::Result<
         let written = match &step.write {
             Write::Merge(patch) => nodes.patch(node, &params, &Patch::Merge(patch)).await,
             Write::Status(patch) => nodes.patch_status(node, &params, &Patch::Merge(patch)).await,
-            Write::Apply(patch) => nodes.patch(node, &params, &Patch::Apply(patch)).await,
+            Write::Apply(_, patch) => nodes.patch(node, &params, &Patch::Apply(patch)).await,
             Write::Json(patch) => {
                 let patch = serde_json::from_value(patch.clone()).context("cannot write the patch of the taints")?;
                 nodes.patch(node, &params, &Patch::Json::<()>(patch)).await

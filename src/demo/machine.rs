@@ -24,6 +24,7 @@ use crate::agent::devices;
 use crate::agent::foreign::Policy;
 use crate::agent::health;
 use crate::agent::options::Options;
+use crate::agent::publish::OperatorLabels;
 use crate::agent::run::{Agent, Directories, ReplaceCheck, Running, Settings};
 use crate::agent::view::MigStrategy;
 
@@ -157,6 +158,7 @@ fn settings(root: &Path, replace_check: Option<ReplaceCheck>) -> Settings {
         foreign: Policy::Refuse,
         dcgm: false,
         labels: BTreeMap::new(),
+        operator: OperatorLabels::default(),
         drain_timeout: Duration::ZERO,
         replace_check,
     }

@@ -33,5 +33,8 @@ pub const COUNT_ALONE: &str = "packhorse.dev/count-alone";
 /// GPU Feature Discovery's node label; `single` makes `nvidia.com/gpu` mean MIG instances.
 pub const MIG_STRATEGY_LABEL: &str = "nvidia.com/mig.strategy";
 
+/// Node label: whose the driver is, `host` or `container`; written by the node's agent.
+pub const DRIVER_LABEL: &str = "packhorse.dev/driver";
+
 /// The variable by which NVIDIA's runtime learns a container's devices.
 pub const VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";

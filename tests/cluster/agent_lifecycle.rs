@@ -66,7 +66,7 @@ fn sockets(node: &Node) -> Vec<std::path::PathBuf> {
 
 async fn set_label(client: &Client, node: &str, value: Option<&str>) {
     let nodes: Api<NodeObject> = Api::all(client.clone());
-    let patch = json!({"metadata": {"labels": {"nvidia.com/gpu.deploy.device-plugin": value}}});
+    let patch = json!({"metadata": {"labels": {"nvidia.com/gpu.deploy.operands": value}}});
     nodes.patch(node, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("the node is patched");
 }
 

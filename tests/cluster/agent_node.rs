@@ -1,6 +1,9 @@
 //! The agent's writes to its Node object on the real API server, as the agent's own account with a token that is bound to its node:
 //! what the account may do, who owns which label, and how soon the ledger knows. No kubelet runs.
 
+#[path = "agent_node/operator.rs"]
+mod operator;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +44,11 @@ struct Agent {
 impl Agent {
     /// `client` says whose token it has, `node` where it writes.
     fn start(client: Client, node: &str, labels: &[(&str, &str)]) -> Self {
+        Self::telling(client, node, labels, "none")
+    }
+
+    /// What it tells NVIDIA's GPU operator, as `--operator-labels` says it.
+    fn telling(client: Client, node: &str, labels: &[(&str, &str)], operator: &str) -> Self {
         let (view, receiver) = watch::channel(Arc::new(two_cards(node)));
         let pods = Arc::new(Pods::default());
         pods.replace([]);
@@ -48,7 +56,8 @@ impl Agent {
         let metrics = Metrics::new(&mut Registry::default());
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let host = Arc::new(Host::new(Path::new("/nonexistent")));
-        let settings = Settings { node: node.into(), host, labels };
+        let operator = operator.parse().expect("operator labels");
+        let settings = Settings { node: node.into(), host, labels, operator };
         let registry = &mut Registry::default();
         let calls = Calls::new(client.clone(), Duration::from_secs(5), CallMetrics::new(registry));
         let (events, writer) = Events::new(&calls, node.into(), registry);
@@ -90,7 +99,7 @@ fn two_cards(node: &str) -> NodeView {
     let devices = vec![device(0), device(1)];
     let cards = devices.iter().map(card).collect();
     let driver = "580.95.05".to_owned();
-    NodeView { driver, cuda: Some((13, 0)), cards, devices, mig_strategy: MigStrategy::None, trouble: None }
+    NodeView { driver, cuda: Some((13, 0)), cards, devices, mig_strategy: MigStrategy::None, ..NodeView::default() }
 }
 
 fn card(device: &Device) -> Card {

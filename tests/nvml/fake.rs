@@ -106,7 +106,7 @@ impl Fake {
     /// `/sys` and `/proc` are below the test's directory: empty unless the test fills them.
     pub(crate) fn settings(&self) -> Settings {
         let (sys, proc) = (self.directory().join("sys"), self.directory().join("proc"));
-        Settings { library: Some(self.library()), driver_root: "/".into(), sys, proc }
+        Settings { library: Some(self.library()), driver_root: "/".into(), sys, proc, ..Settings::default() }
     }
 
     pub(crate) fn backend(&self) -> Nvml {

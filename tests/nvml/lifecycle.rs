@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use packhorse::agent::backend::nvml::{Nvml, Settings};
-use packhorse::agent::backend::{Backend as _, BackendError, Event, EventKind, Subject};
+use packhorse::agent::backend::{Backend as _, BackendError, DriverPlace, Event, EventKind, Subject};
 
 use super::fake::{Fake, discover, event, uuid};
 
@@ -78,9 +78,34 @@ fn the_library_is_found_below_the_driver_root() {
         std::fs::copy(fake.directory().join(name), directory.join(name)).unwrap();
     }
     let settings = Settings { library: None, driver_root: fake.directory().join("root"), ..fake.settings() };
-    assert_eq!(discover(&Nvml::new(settings)).cards.len(), 1);
+    let found = discover(&Nvml::new(settings));
+    assert_eq!((found.cards.len(), found.place), (1, Some(DriverPlace::Host)));
     let nowhere = Settings { library: None, driver_root: PathBuf::from("/nowhere"), ..fake.settings() };
     assert!(absent(&Nvml::new(nowhere)).1.contains("NVIDIA_DRIVER_ROOT"));
+}
+
+#[test]
+fn a_driver_containers_library_is_used_where_the_hosts_is_missing_or_does_not_fit_the_kernel() {
+    let fake = Fake::with_cards(1);
+    let install = |root: &str, script: &str| {
+        let directory = fake.directory().join(root).join("usr/lib64");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::copy(fake.library(), directory.join("libnvidia-ml.so.1")).unwrap();
+        let known = std::fs::read_to_string(fake.directory().join("libnvidia-ml.so.1.script")).unwrap();
+        std::fs::write(directory.join("libnvidia-ml.so.1.script"), format!("{script}\n{known}")).unwrap();
+    };
+    let settings = || Settings { library: None, driver_root: fake.directory().join("host"), ..fake.settings() };
+    install("host/run/nvidia/driver", "driver 590.10");
+    let found = discover(&Nvml::new(settings()));
+    assert_eq!((&*found.driver, found.place), ("590.10", Some(DriverPlace::Container)));
+
+    // A library that an older driver left behind on the host: another version than the kernel's module.
+    install("host", "init 18");
+    assert_eq!(discover(&Nvml::new(settings())).place, Some(DriverPlace::Container));
+
+    install("host", "driver 570.1");
+    let found = discover(&Nvml::new(settings()));
+    assert_eq!((&*found.driver, found.place), ("570.1", Some(DriverPlace::Host)), "the host's own first");
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct Settings {
     pub library: Option<PathBuf>,
     /// Where the driver's files are, as this process sees them: `/`, or a directory with the driver of a container.
     pub driver_root: PathBuf,
+    /// The same directory as the host sees it.
+    pub host_root: PathBuf,
     /// `/sys` but in tests.
     pub sys: PathBuf,
     /// `/proc` but in tests.
@@ -49,7 +51,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { library: None, driver_root: "/".into(), sys: "/sys".into(), proc: "/proc".into() }
+        Self { library: None, driver_root: "/".into(), host_root: "/".into(), sys: "/sys".into(), proc: "/proc".into() }
     }
 }
 

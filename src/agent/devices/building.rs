@@ -34,6 +34,7 @@ pub(super) fn build(roster: &Roster, settings: &Settings, trouble: Option<&str>)
     }
     NodeView {
         driver: roster.driver.clone(),
+        driver_place: roster.driver_place,
         cuda: roster.cuda,
         cards: listed.iter().map(|known| known.card.clone()).collect(),
         devices,

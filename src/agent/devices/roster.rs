@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::agent::backend::{Card, Discovery, Event, EventKind, Probe, Subject};
+use crate::agent::backend::{Card, Discovery, DriverPlace, Event, EventKind, Probe, Subject};
 use crate::agent::health::{self, Checks, Condition, xid};
 use crate::gpu::device::Health;
 
@@ -52,6 +52,7 @@ pub(super) struct Roster {
     /// Sorted by pci, then uuid.
     cards: Vec<Known>,
     pub(super) driver: String,
+    pub(super) driver_place: Option<DriverPlace>,
     pub(super) cuda: Option<(u32, u32)>,
 }
 
@@ -91,7 +92,7 @@ impl Known {
 
 impl Roster {
     pub(super) fn new(settings: health::Settings, checks: Checks) -> Self {
-        Self { settings, checks, cards: Vec::new(), driver: String::new(), cuda: None }
+        Self { settings, checks, cards: Vec::new(), driver: String::new(), driver_place: None, cuda: None }
     }
 
     /// Sorted by pci, then uuid.
@@ -101,8 +102,9 @@ impl Roster {
 
     /// What there is now. A card that is missing stays, unhealthy; an instance that is missing on a card that is not is gone.
     pub(super) fn discovered(&mut self, discovery: Discovery, now: Instant) -> Vec<HealthChange> {
-        let Discovery { driver, cuda, cards, unreadable } = discovery;
+        let Discovery { driver, place, cuda, cards, unreadable } = discovery;
         self.driver = driver;
+        self.driver_place = place;
         self.cuda = cuda;
         let reason = match &unreadable[..] {
             [] => "it is not there any more".to_owned(),

@@ -77,7 +77,7 @@ struct Running {
 impl World {
     fn new(cards: Vec<Card>) -> Self {
         let (events, receiver) = blocking::channel();
-        let found = Discovery { driver: "580.95.05".to_owned(), cuda: Some((13, 0)), cards, unreadable: Vec::new() };
+        let found = Discovery { driver: "580.95.05".to_owned(), cuda: Some((13, 0)), cards, ..Discovery::default() };
         let stub = Arc::new(Stub {
             found: Mutex::new(Ok(found)),
             probes: Mutex::default(),

@@ -7,7 +7,8 @@ use std::str::FromStr;
 /// Longest DNS subdomain, and longest name part of a key or value.
 const LONGEST: (usize, usize) = (253, 63);
 /// What the agent computes itself: a fixed value here would lie as soon as the devices change.
-const COMPUTED: [&str; 4] = ["nvidia.com/gpu.", "nvidia.com/mig", "nvidia.com/cuda.", "nvidia.com/mps."];
+const COMPUTED: [&str; 5] =
+    ["nvidia.com/gpu.", "nvidia.com/mig", "nvidia.com/cuda.", "nvidia.com/mps.", "packhorse.dev/"];
 
 /// One label, valid by Kubernetes' rules
 /// (<https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>).
@@ -59,7 +60,7 @@ impl FromStr for Label {
             return Err(invalid(format!("the value {value:?} must be empty or {rule}")));
         }
         if let Some(computed) = COMPUTED.iter().find(|computed| key.starts_with(*computed)) {
-            return Err(invalid(format!("labels {computed}* are computed from the devices; choose another key")));
+            return Err(invalid(format!("labels {computed}* are the agent's own to write; choose another key")));
         }
         Ok(Self { key: key.to_owned(), value: value.to_owned() })
     }
@@ -138,7 +139,8 @@ mod tests {
             (&long, "at most 63"),
             (&long_value, "at most 63"),
             (&long_prefix, "at most 253"),
-            ("nvidia.com/gpu.product=A100", "computed from the devices"),
+            ("nvidia.com/gpu.product=A100", "the agent's own"),
+            ("packhorse.dev/driver=host", "the agent's own"),
         ] {
             let error = text.parse::<Label>().expect_err(text).to_string();
             assert!(error.contains(problem) && error.contains(text), "{error}");

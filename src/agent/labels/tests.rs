@@ -80,7 +80,14 @@ fn view(cards: Vec<Card>, mig_strategy: MigStrategy) -> NodeView {
             false => vec![device(&card.uuid, 10)],
         })
         .collect();
-    NodeView { driver: "580.95.05".to_owned(), cuda: Some((13, 0)), cards, devices, mig_strategy, trouble: None }
+    NodeView {
+        driver: "580.95.05".to_owned(),
+        cuda: Some((13, 0)),
+        cards,
+        devices,
+        mig_strategy,
+        ..NodeView::default()
+    }
 }
 
 fn labels(view: &NodeView) -> Labels {

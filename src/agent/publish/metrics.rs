@@ -34,7 +34,7 @@ impl Metrics {
         let metrics = Self::default();
         registry.register(
             "packhorse_agent_node_writes",
-            "Writes to the node's own Node object by kind (inventory, totals, labels, taint) and result (ok, conflict, refused, \
+            "Writes to the node's own Node object by kind (inventory, totals, labels, operator, taint) and result (ok, conflict, refused, \
              unknown)",
             metrics.writes.clone(),
         );

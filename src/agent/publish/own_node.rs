@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::{Node, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use tokio::sync::watch;
 
-use super::LABELS_MANAGER;
 use super::deploy::Deploy;
+use super::{LABELS_MANAGER, OPERATOR_MANAGER};
 use crate::gpu::quantity::Quantity;
 use crate::kube_api::names::{CORDON, GPU_CORES, GPU_MEMORY, INVENTORY};
 
@@ -28,6 +28,8 @@ pub struct OwnNode {
     pub labels: BTreeMap<String, String>,
     /// The labels that server-side apply counts as ours.
     pub own_labels: BTreeSet<String>,
+    /// The same of the labels for the GPU operator.
+    pub own_operator_labels: BTreeSet<String>,
     /// What keeps pods away.
     pub taints: Vec<Taint>,
     /// Of `status.capacity`.
@@ -75,7 +77,8 @@ impl OwnNode {
             inventory: annotations.remove(INVENTORY),
             cordon: annotations.remove(CORDON),
             labels: labels.unwrap_or_default(),
-            own_labels: managed_fields.iter().flatten().filter(|entry| is_ours(entry)).flat_map(labels_of).collect(),
+            own_labels: owned_by(LABELS_MANAGER, managed_fields.as_deref()),
+            own_operator_labels: owned_by(OPERATOR_MANAGER, managed_fields.as_deref()),
             taints: spec.and_then(|spec| spec.taints).unwrap_or_default(),
             capacity: Totals::read(&status, |status| status.capacity.as_ref()),
             allocatable: Totals::read(&status, |status| status.allocatable.as_ref()),
@@ -156,8 +159,12 @@ impl State {
     }
 }
 
-fn is_ours(entry: &ManagedFieldsEntry) -> bool {
-    entry.manager.as_deref() == Some(LABELS_MANAGER) && entry.operation.as_deref() == Some("Apply")
+/// The labels that server-side apply counts as a manager's.
+fn owned_by(manager: &str, entries: Option<&[ManagedFieldsEntry]>) -> BTreeSet<String> {
+    let is_its = |entry: &&ManagedFieldsEntry| {
+        entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply")
+    };
+    entries.unwrap_or_default().iter().filter(is_its).flat_map(labels_of).collect()
 }
 
 /// The labels of a field set: `{"f:metadata":{"f:labels":{"f:KEY":{}}}}`.

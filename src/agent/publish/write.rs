@@ -1,6 +1,6 @@
 //! Patching the Node object: what a part of it should be is compared with what it is, and the difference written, again and again.
 //!
-//! Each part (inventory, totals, labels, taint) has its own task, so that one that hangs or is refused does not hold up another. What
+//! Each part (inventory, totals, labels, the operator's labels, taint) has its own task, so that one that hangs or is refused does not hold up another. What
 //! is written is computed at the last moment: after an outage the newest state goes out, and no older one.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::metrics::Metrics;
 use super::own_node::{OwnNode, Source, State};
 use super::pace::{self, Pace};
-use super::{LABELS_MANAGER, MANAGER};
+use super::{LABELS_MANAGER, MANAGER, OPERATOR_MANAGER};
 
 /// A call that takes longer is given up and tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ pub(super) enum Write {
     Json(json_patch::Patch),
     /// Server-side apply without force, by the manager of the labels.
     Apply(Value),
+    /// Server-side apply with force, by the manager of the labels for the GPU operator.
+    Operator(Value),
 }
 
 /// Why a write did not succeed.
@@ -148,12 +150,15 @@ impl Writer {
     async fn write(&self, kind: &'static str, write: &Write) -> Result<(), Failure> {
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let labels = PatchParams { field_manager: Some(LABELS_MANAGER.to_owned()), ..PatchParams::default() };
+        let operator =
+            PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), force: true, ..PatchParams::default() };
         let call = async {
             match write {
                 Write::Merge(patch) => self.api.patch(&self.name, &params, &Patch::Merge(patch)).await,
                 Write::Status(patch) => self.api.patch_status(&self.name, &params, &Patch::Merge(patch)).await,
                 Write::Json(patch) => self.api.patch(&self.name, &params, &Patch::Json::<()>(patch.clone())).await,
                 Write::Apply(patch) => self.api.patch(&self.name, &labels, &Patch::Apply(patch)).await,
+                Write::Operator(patch) => self.api.patch(&self.name, &operator, &Patch::Apply(patch)).await,
             }
         };
         let answer = match tokio::time::timeout(PATIENCE, call).await {

@@ -36,7 +36,8 @@ impl Choice {
         match self {
             Self::Nvml => {
                 let driver_root = options.own_driver_root();
-                Arc::new(Nvml::new(nvml::Settings { library, driver_root, ..nvml::Settings::default() }))
+                let host_root = options.driver_root.clone();
+                Arc::new(Nvml::new(nvml::Settings { library, driver_root, host_root, ..nvml::Settings::default() }))
             }
             Self::Fake(file) => Arc::new(Fake::new(file)),
         }

@@ -178,7 +178,7 @@ impl Topology {
         link(&mut cards, &file.links)?;
         let script = script(&cards, &file.events)?;
         let usage = usage::usage(&cards, &file.usage)?;
-        let discovery = Discovery { driver: file.driver, cuda: None, cards, unreadable: Vec::new() };
+        let discovery = Discovery { driver: file.driver, cards, ..Discovery::default() };
         Ok(Self { discovery, usage, script })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::{BackendError, Card, Discovery, Probe};
+use super::super::{BackendError, Card, Discovery, DriverPlace, Probe};
 use super::calls::{Device, Library};
 use super::error::{CallError, code};
 use super::events::Watch;
@@ -16,6 +16,7 @@ use super::{Settings, card, links, locate};
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) library: Library,
+    place: Option<DriverPlace>,
     host: Host,
     /// The cards that the driver had when NVML was initialised.
     driver_cards: Option<BTreeSet<OsString>>,
@@ -52,9 +53,8 @@ impl Session {
     pub(super) fn open(settings: &Settings) -> Result<Self, BackendError> {
         let host = Host { sys: settings.sys.clone(), proc: settings.proc.clone() };
         let driver_cards = host.driver_cards();
-        let mut library = load(settings)?;
-        library.initialise().map_err(CallError::of_node)?;
-        let session = Self { library, host, driver_cards, roster: Mutex::default(), watch: Mutex::default() };
+        let (library, place) = load(settings)?;
+        let session = Self { library, place, host, driver_cards, roster: Mutex::default(), watch: Mutex::default() };
         // Before anybody else sees the session: a probe must find its card, and no event be missed.
         for index in 0..session.library.count().map_err(CallError::of_node)? {
             // The discovery that follows says what is wrong with a card.
@@ -72,6 +72,7 @@ impl Session {
     pub(super) fn discover(&self) -> Result<Discovery, CallError> {
         let mut discovery = Discovery {
             driver: self.library.driver_version()?,
+            place: self.place,
             // 12040 is CUDA 12.4.
             cuda: self
                 .library
@@ -194,13 +195,29 @@ impl Drop for Session {
     }
 }
 
-fn load(settings: &Settings) -> Result<Library, BackendError> {
+/// The first library that works with the kernel's module: one that a driver left behind when it went loads, and does not.
+fn load(settings: &Settings) -> Result<(Library, Option<DriverPlace>), BackendError> {
     let mut reasons = Vec::new();
-    for file in locate::candidates(settings) {
-        match Library::load(&file) {
-            Ok(library) => return Ok(library),
-            Err(reason) => reasons.push(reason),
+    let mut refused = None;
+    for locate::Candidate { file, place } in locate::candidates(settings) {
+        let mut library = match Library::load(&file) {
+            Ok(library) => library,
+            Err(reason) => {
+                reasons.push(reason);
+                continue;
+            }
+        };
+        match library.initialise() {
+            Ok(()) => {
+                let place_name = place.map_or("unknown", DriverPlace::as_str);
+                tracing::info!(file = %file.to_string_lossy(), driver_of = place_name, "NVIDIA's management library");
+                return Ok((library, place));
+            }
+            Err(error) => refused = refused.or(Some(error)),
         }
+    }
+    if let Some(error) = refused {
+        return Err(error.of_node());
     }
     Err(BackendError::Absent {
         reason: format!("NVIDIA's management library cannot be loaded ({})", reasons.join("; ")),
