@@ -13,8 +13,10 @@ pub(crate) mod helm;
 
 mod dashboards;
 mod files;
+mod operator;
 mod rendering;
 mod schema;
+mod upgrade;
 mod values;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,13 @@ use serde_json::{Value, json};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/helm/packhorse");
 /// Beside the defaults.
-const VALUES_FILES: [&str; 3] = ["values-k3s.yaml", "values-gpu-operator.yaml", "values-driver-installed.yaml"];
+const VALUES_FILES: [&str; 5] = [
+    "values-k3s.yaml",
+    "values-gpu-operator.yaml",
+    "values-gpu-operator-node-by-node.yaml",
+    "values-driver-installed.yaml",
+    "values-driver-container.yaml",
+];
 
 /// What the chart makes of some values.
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 
 mod around;
 mod control;
+mod driver;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,8 @@ enum Effect {
 }
 
 /// One leaf: where it is, another value, what has to be set besides, and what comes of it.
-struct Case {
-    path: &'static str,
+pub(super) struct Case {
+    pub(super) path: &'static str,
     value: Value,
     besides: Value,
     effect: Effect,
@@ -39,6 +40,16 @@ impl Case {
     /// With other values set in both renderings.
     fn besides(self, besides: Value) -> Self {
         Self { besides, ..self }
+    }
+
+    /// All that is set.
+    pub(super) fn values(&self) -> Value {
+        with(&self.besides, self.path, &self.value)
+    }
+
+    /// Without its value and with it.
+    pub(super) fn jobs(&self) -> [Value; 2] {
+        [job(self.besides.clone()), job(self.values())]
     }
 }
 
@@ -86,24 +97,29 @@ fn with(values: &Value, path: &str, value: &Value) -> Value {
     all
 }
 
+/// One for each value of the chart, by its path.
+pub(super) fn cases() -> BTreeMap<&'static str, Case> {
+    let parts = [
+        control::server(),
+        control::scheduler(),
+        control::admission(),
+        node::agent(),
+        driver::driver(),
+        around::other(),
+    ];
+    parts.into_iter().flatten().map(|case| (case.path, case)).collect()
+}
+
 #[test]
 fn every_value_of_the_chart_does_what_it_says() {
-    let cases: BTreeMap<&str, Case> =
-        [control::server(), control::scheduler(), control::admission(), node::agent(), around::other()]
-            .into_iter()
-            .flatten()
-            .map(|case| (case.path, case))
-            .collect();
+    let cases = cases();
     let mut values = BTreeSet::new();
     leaves(&yaml("values.yaml"), "", &mut values);
     let told: BTreeSet<String> = cases.keys().map(|&path| path.to_owned()).collect();
     assert_eq!(values, told, "values.yaml and the table of this test differ");
 
     let Some(helm) = helm::binary() else { return };
-    let jobs: Vec<Value> = cases
-        .values()
-        .flat_map(|case| [job(case.besides.clone()), job(with(&case.besides, case.path, &case.value))])
-        .collect();
+    let jobs: Vec<Value> = cases.values().flat_map(Case::jobs).collect();
     let renderings = render(helm, &jobs);
     let mut wrong = Vec::new();
     for (case, pair) in cases.values().zip(renderings.chunks(2)) {

@@ -57,6 +57,7 @@ pub(super) fn agent() -> Vec<Case> {
         argument("agent.slots", json!(4), "--slots=4"),
         argument("agent.foreignPods", json!("serve"), "--foreign-pods=serve"),
         argument("agent.nodeLabels", json!({"gpu": "on"}), "--node-label=gpu=on"),
+        argument("agent.operatorLabels", json!([]), "--operator-labels=none"),
         variable("agent.migStrategy", json!("mixed"), "MIG_STRATEGY", "mixed"),
         variable("agent.deviceListStrategy", json!(["envvar", "cdi-cri"]), "DEVICE_LIST_STRATEGY", "envvar,cdi-cri"),
         variable("agent.deviceIDStrategy", json!("index"), "DEVICE_ID_STRATEGY", "index"),
