@@ -43,6 +43,8 @@ mod wait;
 
 #[path = "cluster/admission.rs"]
 mod admission;
+#[path = "cluster/agent_beside.rs"]
+mod agent_beside;
 #[path = "cluster/agent_containers.rs"]
 mod agent_containers;
 #[path = "cluster/agent_health.rs"]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, ResourceQuota};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -161,6 +162,76 @@ fn check_passes_a_good_set_up_and_names_what_is_broken() {
         lab.wait_until_ready().await;
         has(&lines, &["webhook: ", "cannot call it"]);
         assert_eq!(status, Some(1), "{lines:#?}");
+    });
+}
+
+#[test]
+fn check_names_the_pods_of_another_plugin_by_node_and_forgets_them_with_their_daemon_set() {
+    on_cluster(async |lab| {
+        GpuNode::new("sound", 1, A100, 81920).create(&lab.client).await;
+        GpuNode::new("theirs", 1, A100, 81920).create(&lab.client).await;
+        // Not ours: a node of NVIDIA's plugin has no inventory.
+        pods::annotate_node(&lab.client, "theirs", json!({"packhorse.dev/inventory": null})).await;
+        let namespace = lab.namespace("plugin", json!({})).await;
+        let labels = json!({"app": "plugin"});
+        let daemon: DaemonSet = serde_json::from_value(json!({
+            "metadata": {"name": "nvidia-device-plugin-daemonset"},
+            "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
+                // The lab has no other scheduler, and a pod without a node is nowhere in the way.
+                "schedulerName": "packhorse",
+                "containers": [{"name": "plugin", "image": "nvcr.io/nvidia/k8s-device-plugin:v0.20.0"}],
+            }}},
+        }))
+        .expect("a DaemonSet");
+        let daemons: Api<DaemonSet> = Api::namespaced(lab.client.clone(), &namespace);
+        daemons.create(&PostParams::default(), &daemon).await.expect("created");
+        let bound = pods::all_bound(&lab.client, &namespace, 2, 30).await;
+        assert!(bound.iter().all(|pod| pod.metadata.owner_references.is_some()));
+
+        let about = |lines: &[String]| -> Vec<String> {
+            lines.iter().filter(|line| line.contains("NVIDIA's device plugin")).cloned().collect()
+        };
+        let (lines, status) = checked(lab, &namespace);
+        let found = about(&lines);
+        assert_eq!(status, Some(1), "{lines:#?}");
+        assert_eq!(found.len(), 2, "{lines:#?}");
+        assert!(
+            found[0].starts_with("wrong ") && found[0].contains("node sound") && found[0].contains(&namespace),
+            "{found:#?}"
+        );
+        assert!(found[1].starts_with("note ") && found[1].contains("serves theirs"), "{found:#?}");
+
+        daemons.delete("nvidia-device-plugin-daemonset", &DeleteParams::default()).await.expect("deleted");
+        wait::until("its pods to be collected", 60, async || {
+            let pods = pods::list(&lab.client, &namespace).await;
+            for pod in &pods {
+                // There is no kubelet that would end them.
+                let name = pod.metadata.name.as_deref().expect("a name");
+                let now = DeleteParams::default().grace_period(0);
+                // Gone already is as good.
+                let _ = pods::api(&lab.client, &namespace).delete(name, &now).await;
+            }
+            pods.is_empty().then_some(())
+        })
+        .await;
+        assert_eq!(about(&checked(lab, &namespace).0), [""; 0]);
+
+        // A pod that merely names an owner which is not there is collected by Kubernetes itself, and is nobody's plugin then.
+        let mut orphan = objects::pod("orphan", &json!({}));
+        orphan.metadata.owner_references =
+            serde_json::from_value(json!([{"apiVersion": "apps/v1", "kind": "DaemonSet",
+            "name": "nvidia-device-plugin-daemonset", "uid": "00000000-0000-0000-0000-000000000000"}]))
+            .expect("owners");
+        pods::create(&lab.client, &namespace, &orphan).await;
+        wait::until("the orphan to be collected", 60, async || {
+            pods::list(&lab.client, &namespace)
+                .await
+                .iter()
+                .all(|pod| pod.metadata.deletion_timestamp.is_some())
+                .then_some(())
+        })
+        .await;
+        assert_eq!(about(&checked(lab, &namespace).0), [""; 0]);
     });
 }
 

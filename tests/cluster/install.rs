@@ -1,6 +1,9 @@
 //! The installation as `docs/install.md` tells it, on a control plane of its own: its commands are run as they stand there. What is
 //! missing in the lab is replaced: images by processes with the arguments of the installed objects, GPUs by a topology file.
 
+#[path = "install/upgrade.rs"]
+mod upgrade;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -17,7 +20,7 @@ use super::{helm, http, identity, lab, pods, wait};
 
 const NAMESPACE: &str = "packhorse-system";
 /// Everything that the API server knows without anybody's CRDs.
-const ALL: &str = "runtimeClass.create=true,webhook.optIn=true,agent.runtimeConfigure.enabled=true,metrics.dashboards.enabled=true,\
+const ALL: &str = "runtimeClass.create=true,webhook.optIn=true,agent.runtimeConfigure.enabled=true,driver.enabled=true,metrics.dashboards.enabled=true,\
                    server.hostNetwork=true,namespace.create=true,agent.fakeTopology.v=1,agent.nvidiaConfig.version=v1,scheduler.qps=500";
 
 /// The arguments of the command of the page that begins like this.
@@ -154,6 +157,8 @@ fn the_api_server_takes_every_rendering_of_the_chart_field_by_field() {
         let renderings = [
             values("values-k3s.yaml"),
             values("values-gpu-operator.yaml"),
+            values("values-gpu-operator-node-by-node.yaml"),
+            values("values-driver-container.yaml"),
             values("values-driver-installed.yaml"),
             ["--set".to_owned(), ALL.to_owned()],
         ];
