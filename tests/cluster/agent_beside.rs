@@ -1,6 +1,6 @@
 //! NVIDIA's device plugin and Packhorse in one cluster while a node moves from one to the other and back: the commands of
 //! `docs/gpu-operator.md` as they stand there, on real kubelets, with a kube-scheduler of the cluster's own beside Packhorse's. In the place
-//! of NVIDIA's plugin stands a simple one, which comes and goes as the operator's DaemonSet does by the label of its node.
+//! of NVIDIA's plugin stands a simple one, which comes and goes as the operator's `DaemonSet` does by the label of its node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -138,6 +138,16 @@ async fn served(lab: &Lab, nodes: &[&Node], namespaces: &[&str]) -> BTreeMap<Str
     seen
 }
 
+/// Waits until kube-scheduler can see so many GPUs on a node.
+async fn allocatable(lab: &Lab, node: &str, count: usize) {
+    let nodes: Api<NodeObject> = Api::all(lab.client.clone());
+    wait::until(&format!("{count} allocatable {GPU} on {node}"), 60, async || {
+        let amounts = nodes.get(node).await.ok()?.status?.allocatable?;
+        (amounts.get(GPU)?.0 == count.to_string()).then_some(())
+    })
+    .await;
+}
+
 async fn label(lab: &Lab, node: &str, labels: Value) {
     let nodes: Api<NodeObject> = Api::all(lab.client.clone());
     let patch = json!({"metadata": {"labels": labels}});
@@ -183,6 +193,8 @@ fn a_node_moves_to_packhorse_and_back_while_nvidias_plugin_serves_another() {
         }
         let _kept = nvidia(&stays, 3).await;
         let old = nvidia(&moves, 1).await;
+        allocatable(&lab, "stays", 3).await;
+        allocatable(&lab, "moves", 1).await;
         let apps: Api<Deployment> = Api::namespaced(lab.client.clone(), &theirs);
         let one = json!({GPU: 1});
         for (name, prefers) in [("first", "moves"), ("second", "stays")] {
@@ -217,6 +229,7 @@ fn a_node_moves_to_packhorse_and_back_while_nvidias_plugin_serves_another() {
             (slots.len() == 10 && slots.iter().all(|slot| slot.starts_with(&uuid(0)))).then_some(())
         })
         .await;
+        allocatable(&lab, "moves", 10).await;
         documented(&lab, "kubectl uncordon NODE", "moves");
 
         // Pods of namespaces that opted in go to it, and share its card.
@@ -277,6 +290,7 @@ fn a_node_moves_to_packhorse_and_back_while_nvidias_plugin_serves_another() {
             (moves.healthy_slots(GPU).await == ["NVIDIA-moves-0"]).then_some(())
         })
         .await;
+        allocatable(&lab, "moves", 1).await;
         documented(&lab, "kubectl uncordon NODE", "moves");
         let first = running(&lab, &theirs, "first").await.remove(0).0;
         pods::api(&lab.client, &theirs).delete(&first, &DeleteParams::default()).await.expect("deleted");

@@ -55,6 +55,10 @@ fn plugin() -> DaemonSet {
                 "metadata": {"labels": labels},
                 "spec": {
                     "nodeSelector": {PLUGIN: "true"},
+                    // The lab has no other, and the controller looks after pods that have a node.
+                    "schedulerName": "packhorse",
+                    // There is no kubelet that would end them.
+                    "terminationGracePeriodSeconds": 0,
                     "tolerations": [{"operator": "Exists"}],
                     "containers": [{"name": "plugin", "image": "nvcr.io/nvidia/k8s-device-plugin:v0.20.0"}],
                 },

@@ -88,7 +88,7 @@ mod tests {
         let linker = (OsString::from(SONAME), None);
         assert_eq!(found(&settings), [(container.clone(), Some(DriverPlace::Container)), linker.clone()]);
         let host = put(root.path(), "usr/lib64");
-        let both = [(host, Some(DriverPlace::Host)), (container.clone(), Some(DriverPlace::Container)), linker.clone()];
+        let both = [(host, Some(DriverPlace::Host)), (container, Some(DriverPlace::Container)), linker];
         assert_eq!(found(&settings), both);
     }
 
