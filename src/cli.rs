@@ -8,6 +8,7 @@
 //! | [`simulate`] | `packhorse simulate`: what placement policies leave unallocated |
 //! | [`runtime`] | `packhorse runtime configure`: NVIDIA's runtime in the container runtime's configuration |
 //! | [`inspect`] | `packhorse inspect`: nodes, devices, who holds what, and why a pod waits |
+//! | [`top`] | `packhorse top`: what pods and devices use now, as the agents tell it |
 //! | [`check`] | `packhorse check`: whether a cluster is fit, and an installation in order |
 //! | [`cleanup`] | `packhorse cleanup`: takes every trace off the nodes |
 //! | [`validate`] | `packhorse validate`: a CUDA sample on the whole path |
@@ -16,7 +17,7 @@
 //! | [`pages`] | `packhorse completion` and `packhorse man` |
 //! | [`config`] | the server's YAML file |
 //! | [`process`], [`logs`], [`admin`], [`api_client`] | what all serving roles are made of |
-//! | [`access`] | how commands for people reach a cluster |
+//! | [`access`], [`output`] | how commands for people reach a cluster, and print |
 //!
 //! Called as `kubectl-packhorse` the binary is `kubectl packhorse`, with the same commands.
 //!
@@ -35,11 +36,13 @@ pub mod demo;
 pub mod import;
 pub mod inspect;
 pub mod logs;
+pub mod output;
 pub mod pages;
 pub mod process;
 pub mod runtime;
 pub mod server;
 pub mod simulate;
+pub mod top;
 pub mod validate;
 
 use std::ffi::OsString;
@@ -65,6 +68,7 @@ enum Role {
     /// Write certificate files for the webhook: ca.crt, tls.crt, tls.key.
     Certs(certs::Args),
     Inspect(Box<inspect::Args>),
+    Top(Box<top::Args>),
     Check(Box<check::Args>),
     Cleanup(Box<cleanup::Args>),
     Validate(Box<validate::Args>),
@@ -93,6 +97,7 @@ pub fn main() -> ExitCode {
         Role::Agent(args) => agent::run(*args),
         Role::Certs(args) => certs::run(args),
         Role::Inspect(args) => inspect::run(&args),
+        Role::Top(args) => top::run(&args),
         // Its exit status says more than whether it worked.
         Role::Check(args) => return check::run(&args),
         Role::Cleanup(args) => cleanup::run(&args),

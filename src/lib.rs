@@ -9,6 +9,7 @@
 //! | [`check`], [`validate`], [`cleanup`] | judgement of an installation, and how to take it off a node; pure |
 //! | [`inspect`] | why a pod waits and what would help; uses the extender's verdict |
 //! | [`import`] | NVIDIA's configuration as values of the chart: text in, text out; reads the agent's names only |
+//! | [`top`] | what pods and devices use now, beside what is booked; uses [`inspect`] |
 //! | [`simulate`] | replays of traces by placement policies; uses [`gpu`] only |
 //! | [`runtime`] | the configuration of a node's container runtime; uses nothing else |
 //! | [`plot`] | pictures, for [`simulate`] and the measurements |
@@ -38,6 +39,7 @@ mod random;
 pub mod runtime;
 pub mod serve;
 pub mod simulate;
+pub mod top;
 pub mod validate;
 pub mod webhook;
 pub mod yaml;

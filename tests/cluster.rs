@@ -90,5 +90,7 @@ mod runtime_configure;
 mod sampling;
 #[path = "cluster/scheduling.rs"]
 mod scheduling;
+#[path = "cluster/top.rs"]
+mod top;
 #[path = "cluster/trace.rs"]
 mod trace;

@@ -3,7 +3,7 @@
 
 mod api;
 mod browser;
-mod devtools;
+pub(crate) mod devtools;
 mod feed;
 mod http;
 mod world;

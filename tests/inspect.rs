@@ -1,10 +1,13 @@
-//! `packhorse inspect`, `check` and `cleanup` as people run them, against a cluster in the process.
+//! `packhorse inspect`, `top`, `check` and `cleanup` as people run them, against a cluster in the process.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
 
 mod check;
 mod cleanup;
 mod opinions;
+mod pictures;
+mod proxy;
+mod top;
 mod views;
 
 use std::path::{Path, PathBuf};

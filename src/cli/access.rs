@@ -34,6 +34,8 @@ pub struct Access {
 pub struct Reached {
     /// Makes the calls.
     pub client: kube::Client,
+    /// Makes each call once: what cannot be reached now is told, not tried again.
+    pub once: kube::Client,
     /// The context's namespace.
     pub namespace: String,
 }
@@ -47,8 +49,10 @@ impl Access {
         let mut config = self.config().await?;
         config.connect_timeout = Some(CONNECT);
         let namespace = config.default_namespace.clone();
-        let client = ClientBuilder::try_from(config).context("cannot make a client of the API server")?.build();
-        Ok(Reached { client, namespace })
+        let make = |config| ClientBuilder::try_from(config).context("cannot make a client of the API server");
+        let client = make(config.clone())?.build();
+        config.default_retry = false;
+        Ok(Reached { client, once: make(config)?.build(), namespace })
     }
 
     async fn config(&self) -> anyhow::Result<Config> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::access::{Access, Reached};
+use super::output::{self, Format};
 use crate::inspect::report::{self, Report};
 use crate::inspect::{Builder, Cluster, Seen};
 
@@ -39,19 +40,6 @@ pub struct Args {
     /// Prefix of the GPU resources, where the server's resourcePrefix is another
     #[arg(long, value_name = "PREFIX", default_value = "nvidia.com")]
     resource_prefix: String,
-}
-
-/// How the result is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people.
-    Table,
-    /// For people with wide terminals.
-    Wide,
-    /// For programs.
-    Json,
-    /// For both.
-    Yaml,
 }
 
 /// What is asked for, names resolved.
@@ -206,23 +194,17 @@ fn find<'a>(
 
 fn print(args: &Args, wanted: &Wanted, report: &Report) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match args.output {
-        Format::Json => writeln!(out, "{}", serde_json::to_string(report)?)?,
-        Format::Yaml => {
-            // One document after the other where there will be several.
-            let start = if args.watch { "---\n" } else { "" };
-            write!(out, "{start}{}", serde_saphyr::to_string(report)?)?;
+    if let Some(data) = output::data(args.output, report, args.watch)? {
+        write!(out, "{data}")?;
+    } else {
+        let wide = args.output == Format::Wide;
+        let named = !wanted.pods && !wanted.overview;
+        if args.watch {
+            writeln!(out, "{}", jiff::Timestamp::now().strftime("%H:%M:%S UTC"))?;
         }
-        Format::Table | Format::Wide => {
-            let wide = args.output == Format::Wide;
-            let named = !wanted.pods && !wanted.overview;
-            if args.watch {
-                writeln!(out, "{}", jiff::Timestamp::now().strftime("%H:%M:%S UTC"))?;
-            }
-            write!(out, "{}", table::text(report, wanted.overview, named, wide))?;
-            for warning in &report.warnings {
-                eprintln!("warning: {warning}");
-            }
+        write!(out, "{}", table::text(report, wanted.overview, named, wide))?;
+        for warning in &report.warnings {
+            eprintln!("warning: {warning}");
         }
     }
     out.flush()?;

@@ -1,6 +1,6 @@
 //! The cluster as its objects tell it: a ledger, and beside it what only kube-scheduler reads. Written once by [`Builder`], then read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
@@ -9,11 +9,12 @@ use crate::extender::PodRecord;
 use crate::gpu::device::Inventory;
 use crate::gpu::parse::Rules;
 use crate::gpu::quantity::{bytes, millicores};
+use crate::gpu::request::Phase;
 use crate::kube_api::inventory;
 use crate::kube_api::names::{CORDON, INVENTORY};
 use crate::kube_api::node::NodeView;
 use crate::kube_api::pod::{PodView, Text};
-use crate::kube_api::request::{all_requests, host_requests, read_pod};
+use crate::kube_api::request::{all_requests, host_requests, phases, read_pod};
 use crate::ledger::{Ledger, Settings};
 
 /// Takes objects in any order, nodes first where it can be had.
@@ -83,6 +84,8 @@ pub struct Seen {
     pub owner: Option<(String, String)>,
     /// What it requests of its node.
     pub requests: BTreeMap<String, i64>,
+    /// Its init containers that end before the others start.
+    pub initial: BTreeSet<String>,
     /// Whether it asks for GPUs or holds some.
     pub gpu: bool,
     /// Present on pods with GPUs that have no node.
@@ -271,6 +274,11 @@ impl Seen {
             terminating: pod.metadata.deletion_timestamp.is_some(),
             owner: owner.map(|owner| (text(&owner.kind).to_string(), text(&owner.name).to_string())),
             requests: all_requests(pod),
+            initial: phases(pod)
+                .into_iter()
+                .filter(|(_, phase)| *phase == Phase::Init)
+                .map(|(name, _)| name.to_string())
+                .collect(),
             gpu: false,
             waiting: None,
         }

@@ -122,8 +122,21 @@ fn check_passes_a_good_set_up_and_names_what_is_broken() {
     on_cluster(async |lab| {
         GpuNode::new("sound", 1, A100, 81920).create(&lab.client).await;
         let namespace = lab.namespace("check", json!({})).await;
+        // In a young cluster kube-scheduler has not taken its lease yet.
+        wait::becomes(30, async || checked(lab, &namespace).1 == Some(0)).await;
         let (lines, status) = checked(lab, &namespace);
         assert_eq!(status, Some(0), "{lines:#?}");
+        if std::env::var_os("PACKHORSE_SCREENSHOTS").is_some() {
+            // For the picture of it: `inspect/pictures.rs`.
+            let all = String::from_utf8(packhorse(lab, &["check", "--namespace", &namespace]).stdout).expect("UTF-8");
+            // In a cluster that is the pod's name, here it is the machine's.
+            let (before, rest) = all
+                .split_once("scheduler: ")
+                .and_then(|(before, rest)| Some((before, rest.split_once(" holds ")?.1)))
+                .expect("who holds the lease");
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inspect/check.txt");
+            std::fs::write(file, format!("{before}scheduler: packhorse-server-0 holds {rest}")).expect("kept");
+        }
         assert!(lines.iter().all(|line| line.starts_with("note ")), "{lines:#?}");
 
         let has = |lines: &[String], words: &[&str]| {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use packhorse::gpu::reason::Reason;
 
-use super::devtools::{Browser, DESK, Window};
+use super::devtools::{Browser, DESK, Window, keep};
 use super::world::{World, a100s, card, node, pending, running, uuid};
 
 /// A small cluster with something of everything.
@@ -115,15 +115,6 @@ async fn browse<R: Send + 'static>(work: impl FnOnce(&mut Browser) -> R + Send +
 }
 
 const DRAWN: &str = "document.querySelectorAll('.card').length > 0";
-
-fn keep(name: &str, picture: &[u8]) {
-    assert!(picture.len() < 200_000, "{name} has {} bytes", picture.len());
-    if std::env::var_os("PACKHORSE_SCREENSHOTS").is_some() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/images");
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(format!("{folder}/{name}.png"), picture).unwrap();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_shows_every_node_as_a_rack_of_devices_with_their_pods_and_the_pods_that_wait() {

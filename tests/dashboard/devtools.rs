@@ -21,7 +21,7 @@ const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "goog
 static ONE: Mutex<()> = Mutex::new(());
 
 /// A running browser with one page.
-pub(super) struct Browser {
+pub(crate) struct Browser {
     child: Child,
     input: File,
     output: Receiver<Value>,
@@ -35,15 +35,15 @@ pub(super) struct Browser {
 
 /// How the page is shown.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
-    pub(super) width: u32,
-    pub(super) height: u32,
+pub(crate) struct Window {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
     /// `light` or `dark`.
-    pub(super) scheme: &'static str,
-    pub(super) phone: bool,
+    pub(crate) scheme: &'static str,
+    pub(crate) phone: bool,
 }
 
-pub(super) const DESK: Window = Window { width: 1360, height: 900, scheme: "light", phone: false };
+pub(crate) const DESK: Window = Window { width: 1360, height: 900, scheme: "light", phone: false };
 
 fn found() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("PACKHORSE_BROWSER") {
@@ -55,7 +55,7 @@ fn found() -> Option<PathBuf> {
 
 impl Browser {
     /// Starts one; `None`, having said so, where there is none.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let Some(program) = found() else {
             let required = std::env::var_os("PACKHORSE_REQUIRE_BROWSER").is_some_and(|value| value != "0");
             assert!(!required, "PACKHORSE_REQUIRE_BROWSER is set, and there is no browser: apt-get install chromium");
@@ -143,7 +143,7 @@ impl Browser {
     }
 
     /// Shows a page in a window.
-    pub(super) fn open(&mut self, url: &str, window: Window) {
+    pub(crate) fn open(&mut self, url: &str, window: Window) {
         let Window { width, height, scheme, phone } = window;
         let scale = if phone { 2 } else { 1 };
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone});
@@ -154,13 +154,13 @@ impl Browser {
     }
 
     /// What the reader's system prefers.
-    pub(super) fn media(&mut self, scheme: &str, motion: &str) {
+    pub(crate) fn media(&mut self, scheme: &str, motion: &str) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": motion}]);
         self.call("Emulation.setEmulatedMedia", &json!({"features": features}));
     }
 
     /// What an expression gives.
-    pub(super) fn eval(&mut self, expression: &str) -> Value {
+    pub(crate) fn eval(&mut self, expression: &str) -> Value {
         let result = self
             .call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true, "awaitPromise": true}));
         assert!(result.get("exceptionDetails").is_none(), "{expression}: {result}");
@@ -168,7 +168,7 @@ impl Browser {
     }
 
     /// Waits until an expression holds.
-    pub(super) fn wait(&mut self, what: &str, expression: &str) {
+    pub(crate) fn wait(&mut self, what: &str, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
         while self.eval(&format!("Boolean({expression})")) != true {
             if Instant::now() > deadline {
@@ -180,7 +180,7 @@ impl Browser {
     }
 
     /// Presses a key: a character, or a name such as `Enter`, `Escape`, `ArrowDown`, `Tab`.
-    pub(super) fn press(&mut self, key: &str) {
+    pub(crate) fn press(&mut self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, "\r"),
             "Escape" => (27, ""),
@@ -198,20 +198,30 @@ impl Browser {
     }
 
     /// Types into what has the focus.
-    pub(super) fn write(&mut self, text: &str) {
+    pub(crate) fn write(&mut self, text: &str) {
         self.call("Input.insertText", &json!({"text": text}));
     }
 
     /// A picture of the window, as PNG.
-    pub(super) fn picture(&mut self) -> Vec<u8> {
+    pub(crate) fn picture(&mut self) -> Vec<u8> {
         let picture = self.call("Page.captureScreenshot", &json!({"format": "png"}));
         base64::engine::general_purpose::STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
     }
 
     /// What the page or its policy complained about since the last time.
-    pub(super) fn complaints(&mut self) -> Vec<String> {
+    pub(crate) fn complaints(&mut self) -> Vec<String> {
         self.eval("0");
         std::mem::take(&mut self.complaints)
+    }
+}
+
+/// Keeps a picture for the documentation, where that is wanted.
+pub(crate) fn keep(name: &str, picture: &[u8]) {
+    assert!(picture.len() < 200_000, "{name} has {} bytes", picture.len());
+    if std::env::var_os("PACKHORSE_SCREENSHOTS").is_some() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/images");
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(format!("{folder}/{name}.png"), picture).unwrap();
     }
 }
 

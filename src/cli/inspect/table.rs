@@ -2,40 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::cli::output::Table;
 use crate::inspect::report::{Booked, DeviceReport, NodeReport, PodReport, Report, WaitReport};
 
 /// So many nodes are told one by one of a waiting pod, unless all are wanted.
 const NEAREST: usize = 20;
-
-/// Rows of cells with a header.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(header: &[&str]) -> Self {
-        Self { rows: vec![header.iter().map(|cell| (*cell).to_owned()).collect()] }
-    }
-
-    fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
-    }
-
-    fn write(&self, out: &mut String) {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |at: usize| self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
-        let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(cell);
-                line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
-            }
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
-    }
-}
 
 /// The whole report. `overview`: the pods in it are those that wait; `named`: they were named one by one.
 pub(super) fn text(report: &Report, overview: bool, named: bool, wide: bool) -> String {
