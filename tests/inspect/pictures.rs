@@ -11,7 +11,9 @@ const A100: &str = "NVIDIA A100-SXM4-80GB";
 const L4: &str = "NVIDIA L4";
 
 /// Who uses what: namespace, pod, node, card, MiB that it may use, percent of the cores, MiB and percent in use.
-const PODS: [(&str, &str, &str, usize, u32, u32, u32, u32); 9] = [
+type Use = (&'static str, &'static str, &'static str, usize, u32, u32, u32, u32);
+
+const PODS: [Use; 9] = [
     ("llm", "chat-7b-0", "a100-1", 0, 40_960, 50, 36_412, 47),
     ("llm", "embed-6d5f9", "a100-1", 0, 20_480, 30, 9_820, 12),
     ("research", "nb-anna", "a100-1", 1, 24_576, 0, 1_204, 0),
