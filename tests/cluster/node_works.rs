@@ -88,7 +88,12 @@ fn init_containers_sidecars_and_crashes_leave_a_record_each() {
         ];
         let main = workload::container("main", &["after", "100", "3"], &none);
         let pod = pods::create(&lab.client, &namespace, &workload::pod(&node, "kinds", &init, &[main])).await;
-        running(&lab.client, &namespace, "kinds", "main", 2).await;
+        // It runs for a tenth of a second; kubelet 1.34 looks at a crashed container every 12 s.
+        wait::until("main of kinds to crash twice", 120, async || {
+            let pod = pods::api(&lab.client, &namespace).get("kinds").await.ok()?;
+            (status_of(&pod, "main")?.restart_count >= 2).then_some(())
+        })
+        .await;
 
         let records = node.records();
         let order: Vec<&str> = records.iter().map(Sight::container).collect();
