@@ -142,6 +142,11 @@ fn every_error_is_explained() {
     assert!(missing.is_empty(), "docs/troubleshoot.md does not tell of\n{}", missing.join("\n"));
 }
 
+/// Whether the product has a metric of that name.
+pub(crate) fn registered(name: &str) -> bool {
+    sources().iter().any(|(_, text)| text.contains(&format!("\"{name}\"")))
+}
+
 #[test]
 fn every_metric_that_a_page_names_exists() {
     let registered: String = sources().into_iter().map(|(_, text)| text).collect();

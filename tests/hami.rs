@@ -1,19 +1,23 @@
-//! Every name of HAMi's that a pod may still carry, one row each: honoured, answered with a warning, or refused.
+//! Every name of HAMi's that a pod may still carry, one row each of the page's table, each through the webhook: honoured, answered with
+//! a warning, or refused. HAMi's own settings and metrics are in [`settings`].
+
+mod settings;
 
 use std::collections::BTreeSet;
 
 use packhorse::gpu::device::Enforcement;
-use packhorse::gpu::parse::Parsed;
-use packhorse::gpu::parse::hami::{Answer, Place, TABLE, find};
-use packhorse::gpu::request::{Ask, Constraints, GpuPolicy, Memory, NodePolicy};
+use packhorse::gpu::parse::Rules;
+use packhorse::gpu::parse::hami::{Answer, Place, Row, TABLE, find};
+use packhorse::gpu::request::{Ask, Constraints, GpuPolicy, Memory, NodePolicy, PodRequest};
 use serde_json::{Value, json};
 
 use crate::requests::read;
+use crate::webhook::review::{create, request};
 
 /// What a row must come to.
 enum Outcome {
     /// No warning, and this of the request.
-    Meaning(fn(&Parsed) -> bool),
+    Meaning(fn(&PodRequest) -> bool),
     /// A warning with this text, and the request of the same pod without the name.
     Warning(&'static str),
     /// A denial with this remedy.
@@ -22,32 +26,42 @@ enum Outcome {
 
 /// A pod of one container that asks for a share of one GPU, and carries `name`.
 fn pod(place: Place, name: &str, value: &str) -> Value {
-    let mut pod = json!({"metadata": {"annotations": {}, "labels": {}}, "spec": {"containers": [{
+    let mut pod = json!({"metadata": {"name": "p", "namespace": "team", "annotations": {}, "labels": {}}, "spec": {"containers": [{
         "name": "main", "env": [], "resources": {"limits": {"nvidia.com/gpumem": "4000"}}}]}});
+    let main = "/spec/containers/0";
+    let resource = |name: String, pod: &mut Value| {
+        pod.pointer_mut(main).unwrap()["resources"]["limits"][name] = json!(value);
+    };
     match place {
-        Place::Resource => {
-            pod["spec"]["containers"][0]["resources"]["limits"][format!("nvidia.com/{name}")] = json!(value)
+        Place::Resource => resource(format!("nvidia.com/{name}"), &mut pod),
+        Place::Vendor if value.parse::<u32>().is_ok() => resource(name.to_owned(), &mut pod),
+        Place::Annotation | Place::NodeAnnotation | Place::Vendor => {
+            pod["metadata"]["annotations"][name] = json!(value)
         }
-        Place::Annotation | Place::NodeAnnotation => pod["metadata"]["annotations"][name] = json!(value),
         Place::Label => pod["metadata"]["labels"][name] = json!(value),
-        Place::Env => pod["spec"]["containers"][0]["env"] = json!([{"name": name, "value": value}]),
+        Place::Env => pod.pointer_mut(main).unwrap()["env"] = json!([{"name": name, "value": value}]),
+        Place::Field if name == "securityContext.privileged" => {
+            pod.pointer_mut(main).unwrap()["securityContext"] = json!({"privileged": value == "true"});
+        }
+        Place::Field => pod["spec"][name.split(':').next().unwrap()] = json!(value),
     }
     pod
 }
 
-fn constraints(parsed: &Parsed) -> &Constraints {
-    &parsed.request.constraints
+fn constraints(request: &PodRequest) -> &Constraints {
+    &request.constraints
 }
 
-fn ask(parsed: &Parsed) -> (u32, &Ask) {
-    (parsed.request.containers[0].count, &parsed.request.containers[0].ask)
+fn ask(request: &PodRequest) -> (u32, &Ask) {
+    (request.containers[0].count, &request.containers[0].ask)
 }
 
 #[test]
 fn every_name_is_honoured_warned_of_or_refused() {
     use Outcome::{Meaning, Refusal, Warning};
-    use Place::{Annotation, Env, Label, NodeAnnotation, Resource};
+    use Place::{Annotation, Env, Field, Label, NodeAnnotation, Resource, Vendor};
     const RECORD: &str = "a record that HAMi keeps";
+    const VENDOR: &str = "the vendor's own plugin";
     let rows = [
         (Resource, "gpu", "2", Meaning(|p| ask(p).0 == 2)),
         (Resource, "gpumem", "5000", Meaning(|p| *ask(p).1 == Ask::Share { memory: Memory::Mib(5_000), cores: 0 })),
@@ -99,6 +113,12 @@ fn every_name_is_honoured_warned_of_or_refused() {
         (Label, "scheduling.x-k8s.io/pod-group", "gang", Meaning(|p| ask(p).0 == 1)),
         (Label, "hami.io/vgpu-node", "node-1", Warning(RECORD)),
         (Label, "hami.io/anything", "x", Warning("is HAMi's and has no meaning here")),
+        (Annotation, "hami.io/numa-alignment", "strict", Warning("packhorse.dev/numa-bind")),
+        (Field, "schedulerName: hami-scheduler", "hami-scheduler", Refusal("remove it, or write packhorse")),
+        (Field, "runtimeClassName", "nvidia", Meaning(|p| ask(p).0 == 1)),
+        (Field, "nodeName", "node-1", Refusal("kubernetes.io/hostname")),
+        (Field, "securityContext.privileged", "true", Refusal("move the container to a pod without GPUs")),
+        (Env, "NVIDIA_VISIBLE_DEVICES", "3", Meaning(|p| p.containers[0].index == [3])),
         (Env, "CUDA_DISABLE_CONTROL", "true", Warning("limits cannot be switched off")),
         (Env, "CUDA_TASK_PRIORITY", "1", Warning("has no effect")),
         (Env, "GPU_CORE_UTILIZATION_POLICY", "force", Warning("limits come from the resources")),
@@ -109,6 +129,7 @@ fn every_name_is_honoured_warned_of_or_refused() {
         (Env, "CUDA_DEVICE_MEMORY_SHARED_CACHE", "/tmp/x", Warning("no library is put into containers")),
         (Env, "CUDA_OVERSUBSCRIBE", "true", Warning("never oversubscribed")),
         (Env, "LIBCUDA_LOG_LEVEL", "4", Warning("no library is put into containers")),
+        (Env, "ACTIVE_OOM_KILLER", "true", Warning("no library is put into containers")),
         (Annotation, "hami.io/vgpu-node", "node-1", Warning(RECORD)),
         (Annotation, "hami.io/vgpu-time", "1700000000", Warning(RECORD)),
         (Annotation, "hami.io/bind-time", "1700000000", Warning(RECORD)),
@@ -122,29 +143,54 @@ fn every_name_is_honoured_warned_of_or_refused() {
         (NodeAnnotation, "hami.io/node-handshake", "Requesting_1", Warning("packhorse.dev/inventory")),
         (NodeAnnotation, "hami.io/mutex.lock", "x", Warning("locks no nodes")),
         (NodeAnnotation, "hami.io/device-cordon", "GPU-a", Warning("packhorse.dev/cordon")),
+        // By number a resource, else an annotation.
+        (Vendor, "cambricon.com/vmlu", "1", Warning(VENDOR)),
+        (Vendor, "cambricon.com/mlu.smlu.vmemory", "20", Warning(VENDOR)),
+        (Vendor, "cambricon.com/use-mlutype", "MLU370", Warning(VENDOR)),
+        (Vendor, "hygon.com/hcunum", "1", Warning(VENDOR)),
+        (Vendor, "hygon.com/hcumem", "2000", Warning(VENDOR)),
+        (Vendor, "metax-tech.com/sgpu", "1", Warning(VENDOR)),
+        (Vendor, "metax-tech.com/vcore", "10", Warning(VENDOR)),
+        (Vendor, "enflame.com/drs-gcu", "1", Warning(VENDOR)),
+        (Vendor, "kunlunxin.com/vxpu-memory", "24576", Warning(VENDOR)),
+        (Vendor, "vastaitech.com/va", "1", Warning(VENDOR)),
+        (Vendor, "birentech.com/gpu", "1", Warning(VENDOR)),
+        (Vendor, "mthreads.com/sgpu-memory", "32", Warning(VENDOR)),
+        (Vendor, "huawei.com/Ascend910B3", "1", Warning(VENDOR)),
+        (Vendor, "huawei.com/Ascend910B3-memory", "16384", Warning(VENDOR)),
+        (Vendor, "huawei.com/vnpu-mode", "hami-core", Warning(VENDOR)),
+        (Vendor, "iluvatar.ai/BI-V150.vMem", "64", Warning(VENDOR)),
+        (Vendor, "amd.com/gpumem", "4000", Warning(VENDOR)),
+        (Vendor, "aws.amazon.com/neuroncore", "1", Warning(VENDOR)),
     ];
-    let bare = read(&pod(Place::Label, "app", "x")).unwrap();
+    let bare = create(&pod(Place::Label, "app", "x"));
     assert_eq!(bare.warnings, [""; 0]);
+    let bare = request(&Rules::default(), &bare.admitted());
     for (place, name, value, outcome) in &rows {
         let what = format!("{} {name}: {value}", place.as_str());
-        match (read(&pod(*place, name, value)), outcome) {
-            (Ok(parsed), Meaning(holds)) => {
-                assert!(holds(&parsed), "{what}: {:?}", parsed.request);
-                assert_eq!(parsed.warnings, [""; 0], "{what}");
+        let answered = create(&pod(*place, name, value));
+        match (&answered.verdict, outcome) {
+            (Ok(()), Meaning(holds)) => {
+                let request = request(&Rules::default(), &answered.pod);
+                assert!(holds(&request), "{what}: {request:?}");
+                assert_eq!(answered.warnings, [""; 0], "{what}");
             }
-            (Ok(parsed), Warning(text)) => {
-                assert_eq!(parsed.warnings.len(), 1, "{what}: {:?}", parsed.warnings);
-                assert!(parsed.warnings[0].contains(text), "{what}: {:?}", parsed.warnings);
-                assert!(parsed.warnings[0].contains(name), "{what}: {:?}", parsed.warnings);
-                assert_eq!(parsed.request, bare.request, "{what}");
+            (Ok(()), Warning(text)) => {
+                assert_eq!(answered.warnings.len(), 1, "{what}: {:?}", answered.warnings);
+                assert!(answered.warnings[0].contains(text), "{what}: {:?}", answered.warnings);
+                assert!(answered.warnings[0].contains(name), "{what}: {:?}", answered.warnings);
+                assert_eq!(request(&Rules::default(), &answered.pod), bare, "{what}");
             }
-            (Err(denials), Refusal(remedy)) => {
-                assert_eq!(denials.len(), 1, "{what}: {denials:?}");
-                assert_eq!((denials[0].field.as_str(), denials[0].value.as_str()), (*name, *value));
-                assert!(denials[0].remedy.contains(remedy), "{what}: {}", denials[0]);
+            (Err((_, message)), Refusal(remedy)) => {
+                let field = name.split(':').next().unwrap();
+                for part in [field, *value, *remedy] {
+                    assert!(message.contains(part), "{what}: {message} lacks {part}");
+                }
+                // With one reason, and none besides.
+                assert!(!message.contains("; also "), "{what}: {message}");
             }
-            (Ok(parsed), Refusal(_)) => panic!("{what}: admitted as {parsed:?}"),
-            (Err(denials), _) => panic!("{what}: {}", denials[0]),
+            (Ok(()), Refusal(_)) => panic!("{what}: admitted as {}", answered.pod),
+            (Err((_, message)), _) => panic!("{what}: {message}"),
         }
     }
 
@@ -168,7 +214,9 @@ fn every_name_is_honoured_warned_of_or_refused() {
 
 #[test]
 fn a_pod_without_gpus_may_carry_anything_of_hami() {
-    for row in TABLE.iter().filter(|row| !matches!(row.place, Place::Resource)) {
+    // Which devices a container sees is never its own affair.
+    let anything = |row: &&Row| row.place != Place::Resource && row.name != "NVIDIA_VISIBLE_DEVICES";
+    for row in TABLE.iter().filter(anything) {
         let mut pod = pod(row.place, row.name, "ignore");
         pod["spec"]["containers"][0]["resources"] = json!({});
         assert!(read(&pod).is_ok_and(|parsed| parsed.request.is_empty()), "{}", row.name);
@@ -183,21 +231,18 @@ fn no_two_rows_answer_one_name() {
 
 #[test]
 fn the_table_of_the_documentation_is_the_table_of_the_code() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/migrate-from-hami.md")).unwrap();
-    let written: Vec<String> =
-        page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")).map(str::to_owned).collect();
-    let expected: Vec<String> = TABLE
-        .iter()
-        .map(|row| {
-            let name = match row.place {
-                Place::Resource => format!("nvidia.com/{}", row.name),
-                _ => row.name.to_owned(),
-            };
-            format!("| {} | `{name}` | {} | {} |", row.place.as_str(), row.answer.as_str(), row.note)
-        })
-        .collect();
-    for (written, expected) in written.iter().zip(&expected) {
-        assert_eq!(written, expected);
+    let places: BTreeSet<&str> = TABLE.iter().map(|row| row.place.as_str()).collect();
+    let written: Vec<[String; 4]> =
+        settings::page_rows().into_iter().filter(|row| places.contains(row[0].as_str())).collect();
+    let expected = TABLE.iter().map(|row| {
+        let name = match row.place {
+            Place::Resource => format!("nvidia.com/{}", row.name),
+            _ => row.name.to_owned(),
+        };
+        [row.place.as_str().to_owned(), name, row.answer.as_str().to_owned(), row.note.to_owned()]
+    });
+    for (written, expected) in written.iter().zip(expected) {
+        assert_eq!(*written, expected);
     }
-    assert_eq!(written.len(), expected.len());
+    assert_eq!(written.len(), TABLE.len());
 }

@@ -13,5 +13,5 @@ mod outsiders;
 mod policies;
 mod random;
 mod requests;
-mod review;
+pub(crate) mod review;
 mod settings;

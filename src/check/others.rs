@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Finding;
-use crate::kube_api::names::INVENTORY;
+use crate::kube_api::names::{CORDON, INVENTORY};
 
 const CHECK: &str = "other GPU plugins";
 
@@ -28,6 +28,7 @@ const NAMES: [(&str, &str); 5] = [
 ];
 /// Node annotations that another system leaves.
 const HAMI_NODE: &str = "hami.io/node-nvidia-register";
+const HAMI_CORDON: &str = "hami.io/device-cordon";
 
 /// Which other plugin a pod is.
 pub fn plugin(pod: &Value) -> Option<&'static str> {
@@ -76,6 +77,15 @@ pub fn judge(nodes: &[Value], pods: &[Value]) -> Vec<Finding> {
             } else {
                 elsewhere.entry(*plugin).or_default().insert(name);
             }
+        }
+        if let Some(cordoned) = node["metadata"]["annotations"][HAMI_CORDON].as_str().filter(|_| ours) {
+            findings.push(Finding::wrong(
+                CHECK,
+                format!(
+                    "node {name} has {HAMI_CORDON}: {cordoned}, which Packhorse does not read: these GPUs are given out"
+                ),
+                format!("kubectl annotate node {name} {CORDON}={cordoned} {HAMI_CORDON}-"),
+            ));
         }
         if ours && annotation(HAMI_NODE) && !on.get(name).is_some_and(|plugins| plugins.contains_key("HAMi")) {
             findings.push(Finding::note(
@@ -145,5 +155,12 @@ mod tests {
         assert_eq!(judge(&nodes, &[]), [Finding::ok(CHECK, "none")]);
         let left = [node("ours", &json!({"packhorse.dev/inventory": "{}", "hami.io/node-nvidia-register": "[]"}))];
         assert_eq!(judge(&left, &[])[0].level, Level::Note);
+        // GPUs that somebody took out of use are in use again: that has to be said.
+        let cordon = json!({"packhorse.dev/inventory": "{}", "hami.io/device-cordon": "GPU-a,GPU-b"});
+        let found = &judge(&[node("ours", &cordon)], &[])[0];
+        let remedy = "kubectl annotate node ours packhorse.dev/cordon=GPU-a,GPU-b hami.io/device-cordon-";
+        assert_eq!((found.level, found.remedy.as_deref()), (Level::Wrong, Some(remedy)), "{found:?}");
+        let theirs = json!({"hami.io/device-cordon": "GPU-a"});
+        assert_eq!(judge(&[node("theirs", &theirs)], &[]), [Finding::ok(CHECK, "none")]);
     }
 }

@@ -42,6 +42,10 @@ pub(super) fn read(pod: &RawPod<'_>, containers: &[ContainerRequest], found: &mu
     for (key, value) in &pod.annotations {
         let ours = key.starts_with(OURS);
         if !ours && !key.starts_with("nvidia.com/") && !key.starts_with("hami.io/") {
+            // A pod without GPUs of ours may well be about theirs.
+            if let Some(row) = hami::find(hami::Place::Vendor, key).filter(|_| !idle) {
+                found.answer(None, row, key, value);
+            }
             continue;
         }
         let slot = written.iter_mut().find_map(|w| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gpu::parse::{Parsed, Rules, shown};
+use crate::gpu::parse::{Parsed, Rules, hami, shown};
 use crate::kube_api::names;
 use crate::kube_api::pod::{PodView, TolerationView};
 use crate::kube_api::request;
@@ -54,6 +54,7 @@ pub(super) fn decide(
         Ok(mut parsed) => {
             std::mem::take(&mut parsed.warnings).into_iter().for_each(|warning| decision.tell(warning));
             gpu_pod_faults(settings, pod, &mut decision);
+            other_vendors(pod, &mut decision);
             if !decision.is_denied() {
                 mutate(settings, rules, review, pod, &parsed, &mut decision)?;
             }
@@ -77,6 +78,27 @@ fn strip_reserved(pod: &PodView<'_>, decision: &mut Decision) {
             None,
             format_args!("annotation {} removed: only Packhorse's server writes it, when it binds the pod", shown(key)),
         );
+    }
+}
+
+/// Tells of devices of other vendors: HAMi shares them, Packhorse does not.
+fn other_vendors(pod: &PodView<'_>, decision: &mut Decision) {
+    for container in subject::all(pod) {
+        let resources = &container.view.resources;
+        let limits = resources.limits.iter().flatten();
+        // Most are in both.
+        let asked = limits.chain(
+            resources
+                .requests
+                .iter()
+                .flatten()
+                .filter(|(name, _)| !resources.limits.as_ref().is_some_and(|limits| limits.contains_key(*name))),
+        );
+        for (name, _) in asked.filter(|(name, _)| name.contains('/')) {
+            if let Some(row) = hami::find(hami::Place::Vendor, name) {
+                decision.warn(Some(container.name()), format_args!("{}: {}", shown(name), row.note));
+            }
+        }
     }
 }
 

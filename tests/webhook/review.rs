@@ -13,10 +13,10 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 /// The namespace whose label says `share-50`.
-pub(super) const TIME_SLICED: &str = "time-sliced";
+pub(crate) const TIME_SLICED: &str = "time-sliced";
 
 /// A webhook with these settings.
-pub(super) fn webhook(settings: Settings) -> Webhook {
+pub(crate) fn webhook(settings: Settings) -> Webhook {
     settings.validate().expect("settings of a test");
     let count_alone = |namespace: &str| (namespace == TIME_SLICED).then_some(CountAlone::Share(50));
     Webhook::new(
@@ -27,7 +27,7 @@ pub(super) fn webhook(settings: Settings) -> Webhook {
 }
 
 /// A pod with one container `main` that limits itself to `limits`; requests are as the API server fills them in.
-pub(super) fn pod(limits: Value) -> Value {
+pub(crate) fn pod(limits: Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -42,59 +42,59 @@ pub(super) fn pod(limits: Value) -> Value {
 }
 
 /// The same with an environment for `main`.
-pub(super) fn pod_with_env(limits: Value, env: Value) -> Value {
+pub(crate) fn pod_with_env(limits: Value, env: Value) -> Value {
     let mut pod = pod(limits);
     pod["spec"]["containers"][0]["env"] = env;
     pod
 }
 
 /// The same with annotations.
-pub(super) fn pod_with_annotations(limits: Value, annotations: Value) -> Value {
+pub(crate) fn pod_with_annotations(limits: Value, annotations: Value) -> Value {
     let mut pod = pod(limits);
     pod["metadata"]["annotations"] = annotations;
     pod
 }
 
 /// `NVIDIA_VISIBLE_DEVICES` as a literal.
-pub(super) fn visible(value: &str) -> Value {
+pub(crate) fn visible(value: &str) -> Value {
     json!([{"name": "NVIDIA_VISIBLE_DEVICES", "value": value}])
 }
 
 /// What came back.
 #[derive(Debug, Clone)]
-pub(super) struct Answered {
+pub(crate) struct Answered {
     /// `Err`: the status code and message of a denial.
-    pub(super) verdict: Result<(), (u64, String)>,
-    pub(super) warnings: Vec<String>,
+    pub(crate) verdict: Result<(), (u64, String)>,
+    pub(crate) warnings: Vec<String>,
     /// The operations; empty where there was no patch.
-    pub(super) patch: Vec<Value>,
+    pub(crate) patch: Vec<Value>,
     /// The pod after the patch; the pod as sent where denied.
-    pub(super) pod: Value,
+    pub(crate) pod: Value,
 }
 
 impl Answered {
     /// The pod, which must have been admitted.
     #[track_caller]
-    pub(super) fn admitted(self) -> Value {
+    pub(crate) fn admitted(self) -> Value {
         assert_eq!(self.verdict, Ok(()), "{:?}", self.warnings);
         self.pod
     }
 
     /// The pod must have been admitted as it was.
     #[track_caller]
-    pub(super) fn untouched(&self) {
+    pub(crate) fn untouched(&self) {
         assert_eq!((&self.verdict, &self.patch), (&Ok(()), &vec![]), "{:?}", self.warnings);
     }
 
     /// The message, which must be a denial.
     #[track_caller]
-    pub(super) fn denied(self) -> String {
+    pub(crate) fn denied(self) -> String {
         self.verdict.expect_err("admitted").1
     }
 }
 
 /// The review that creates `pod`.
-pub(super) fn creation(pod: &Value) -> Value {
+pub(crate) fn creation(pod: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
         "uid": "0f2c", "kind": {"group": "", "version": "v1", "kind": "Pod"},
         "resource": {"group": "", "version": "v1", "resource": "pods"},
@@ -103,7 +103,7 @@ pub(super) fn creation(pod: &Value) -> Value {
 }
 
 /// The review that adds the ephemeral containers of `pod` to `old`.
-pub(super) fn extension(old: &Value, pod: &Value) -> Value {
+pub(crate) fn extension(old: &Value, pod: &Value) -> Value {
     let mut review = creation(pod);
     review["request"]["operation"] = json!("UPDATE");
     review["request"]["subResource"] = json!("ephemeralcontainers");
@@ -112,7 +112,7 @@ pub(super) fn extension(old: &Value, pod: &Value) -> Value {
 }
 
 /// The answer to one review.
-pub(super) fn answer(webhook: &Webhook, review: &Value) -> Answered {
+pub(crate) fn answer(webhook: &Webhook, review: &Value) -> Answered {
     let Answer::Review(body) = webhook.answer(review.to_string().as_bytes()) else { panic!("no review for {review}") };
     read(&serde_json::from_slice(&body).expect("JSON"), review)
 }
@@ -151,7 +151,7 @@ fn read(answer: &Value, review: &Value) -> Answered {
 
 /// Creates `pod` under `settings`; an admitted pod is given back as the API server would store it and must stay as it is.
 #[track_caller]
-pub(super) fn create_with(settings: Settings, pod: &Value) -> Answered {
+pub(crate) fn create_with(settings: Settings, pod: &Value) -> Answered {
     let prefix = settings.resource_prefix.clone();
     let webhook = webhook(settings);
     let first = answer(&webhook, &creation(pod));
@@ -168,12 +168,12 @@ pub(super) fn create_with(settings: Settings, pod: &Value) -> Answered {
 
 /// The same under the shipped settings.
 #[track_caller]
-pub(super) fn create(pod: &Value) -> Answered {
+pub(crate) fn create(pod: &Value) -> Answered {
     create_with(Settings::default(), pod)
 }
 
 /// What the shared parser reads.
-pub(super) fn request(rules: &Rules, pod: &Value) -> PodRequest {
+pub(crate) fn request(rules: &Rules, pod: &Value) -> PodRequest {
     let text = pod.to_string();
     let view: PodView<'_> = serde_json::from_str(&text).expect("a pod");
     read_pod(rules, &view).unwrap_or_else(|denials| panic!("{denials:?}")).request

@@ -12,8 +12,12 @@ pub enum Place {
     Annotation,
     /// A pod's label.
     Label,
+    /// A field of the pod's specification.
+    Field,
     /// A container's environment.
     Env,
+    /// A container's resource or a pod's annotation about devices of other vendors, which HAMi shares as well.
+    Vendor,
     /// A node's annotation; on a pod it is answered as written here too.
     NodeAnnotation,
 }
@@ -25,7 +29,9 @@ impl Place {
             Self::Resource => "resource",
             Self::Annotation => "annotation",
             Self::Label => "label",
+            Self::Field => "field",
             Self::Env => "env",
+            Self::Vendor => "resource, annotation",
             Self::NodeAnnotation => "node annotation",
         }
     }
@@ -72,12 +78,13 @@ const fn row(place: Place, name: &'static str, answer: Answer, note: &'static st
 
 const RECORD: &str = "a record that HAMi keeps of its own decisions; the one of Packhorse is packhorse.dev/allocation";
 const NODE_RECORD: &str = "not read; nodes publish packhorse.dev/inventory";
+const VENDOR: &str = "Packhorse shares no devices of this vendor; a container gets what the vendor's own plugin advertises, in whole pieces";
 const LIMIT_ENV: &str = "has no effect; limits come from the resources and a pod cannot change them by its environment";
 
 /// Every name, in the order of the documentation.
 pub const TABLE: &[Row] = {
     use Answer::{Honoured, Refused, Warned};
-    use Place::{Annotation, Env, Label, NodeAnnotation, Resource};
+    use Place::{Annotation, Env, Field, Label, NodeAnnotation, Resource, Vendor};
     &[
         row(Resource, "gpu", Honoured, "count of different GPUs"),
         row(Resource, "gpumem", Honoured, "memory per GPU; decimal is MiB, binary suffixes such as 16Gi work too"),
@@ -119,6 +126,12 @@ pub const TABLE: &[Row] = {
             "weights do not exist; choose an order with packhorse.dev/gpu-policy",
         ),
         row(
+            Annotation,
+            "hami.io/numa-alignment",
+            Warned,
+            "has no effect; for GPUs of one NUMA node set packhorse.dev/numa-bind",
+        ),
+        row(
             Label,
             "hami.io/webhook",
             Refused,
@@ -126,6 +139,26 @@ pub const TABLE: &[Row] = {
         ),
         row(Label, "scheduling.x-k8s.io/pod-group", Honoured, "nothing is needed: binding waits for no lock"),
         row(Label, "hami.io/vgpu-node", Warned, RECORD),
+        row(
+            Field,
+            "schedulerName: hami-scheduler",
+            Refused,
+            "this scheduler books no GPUs here; remove it (foreignScheduler: override replaces it with a warning)",
+        ),
+        row(
+            Field,
+            "runtimeClassName",
+            Honoured,
+            "the pod's own stays; config.webhook.runtimeClassName is set where there is none",
+        ),
+        row(Field, "nodeName", Refused, "as in HAMi; write a nodeSelector on kubernetes.io/hostname"),
+        row(Field, "securityContext.privileged", Refused, "as in HAMi; config.webhook.privileged can be warn or allow"),
+        row(
+            Env,
+            "NVIDIA_VISIBLE_DEVICES",
+            Honoured,
+            "a list of indices or UUIDs is booked; in containers without GPUs it becomes void",
+        ),
         row(
             Env,
             "CUDA_DISABLE_CONTROL",
@@ -139,6 +172,7 @@ pub const TABLE: &[Row] = {
         row(Env, "CUDA_DEVICE_MEMORY_SHARED_CACHE", Warned, "has no effect; no library is put into containers"),
         row(Env, "CUDA_OVERSUBSCRIBE", Warned, "has no effect; GPU memory is never oversubscribed"),
         row(Env, "LIBCUDA_LOG_LEVEL", Warned, "has no effect; no library is put into containers"),
+        row(Env, "ACTIVE_OOM_KILLER", Warned, "has no effect; no library is put into containers"),
         row(Annotation, "hami.io/vgpu-node", Warned, RECORD),
         row(Annotation, "hami.io/vgpu-time", Warned, RECORD),
         row(Annotation, "hami.io/bind-time", Warned, RECORD),
@@ -151,6 +185,18 @@ pub const TABLE: &[Row] = {
         row(NodeAnnotation, "hami.io/node-handshake", Warned, NODE_RECORD),
         row(NodeAnnotation, "hami.io/mutex.lock", Warned, "not read; Packhorse locks no nodes"),
         row(NodeAnnotation, "hami.io/device-cordon", Warned, "not read; use packhorse.dev/cordon on the node"),
+        row(Vendor, "cambricon.com/*", Warned, VENDOR),
+        row(Vendor, "hygon.com/*", Warned, VENDOR),
+        row(Vendor, "metax-tech.com/*", Warned, VENDOR),
+        row(Vendor, "enflame.com/*", Warned, VENDOR),
+        row(Vendor, "kunlunxin.com/*", Warned, VENDOR),
+        row(Vendor, "vastaitech.com/*", Warned, VENDOR),
+        row(Vendor, "birentech.com/*", Warned, VENDOR),
+        row(Vendor, "mthreads.com/*", Warned, VENDOR),
+        row(Vendor, "huawei.com/*", Warned, VENDOR),
+        row(Vendor, "iluvatar.ai/*", Warned, VENDOR),
+        row(Vendor, "amd.com/*", Warned, VENDOR),
+        row(Vendor, "aws.amazon.com/neuron*", Warned, VENDOR),
     ]
 };
 
