@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail as the tests do")]
 
+mod guide;
 mod keys;
 
 use std::path::{Path, PathBuf};

@@ -80,12 +80,12 @@ fn root(file: &str) -> String {
 }
 
 /// What stands between backticks.
-fn quoted(note: &str) -> Vec<&str> {
+pub(crate) fn quoted(note: &str) -> Vec<&str> {
     note.split('`').skip(1).step_by(2).collect()
 }
 
 /// Whether Packhorse has what a note names.
-fn exists(name: &str) -> bool {
+pub(crate) fn exists(name: &str) -> bool {
     let values: Value = serde_saphyr::from_str(&root("deployments/helm/packhorse/values.yaml")).unwrap();
     let config: Value = serde_saphyr::from_str(&root("docs/config.yaml")).unwrap();
     let pointer = |path: &str| format!("/{}", path.replace('.', "/"));
