@@ -48,7 +48,7 @@ pub enum State {
     Unreported,
     /// The agent did not answer.
     Unknown,
-    /// The agent told of it, and the API server shows no such pod with that device: it has just come or gone.
+    /// The agent told of it, and no allocation gives it that device: it uses what it was not given, or has just come or gone.
     Unbooked,
 }
 

@@ -1,5 +1,5 @@
 //! What one agent tells of its node, taken from its `/metrics`. The names are those of the agent's exporter and are listed in
-//! `docs/operate.md`. Read by [`crate::top::report`]. What the hardware does not tell is absent, never 0.
+//! `docs/metrics.md`. Read by [`crate::top::report`]. What the hardware does not tell is absent, never 0.
 
 use std::collections::BTreeMap;
 
@@ -114,14 +114,8 @@ pub fn read(node: &str, text: &str) -> Result<NodeUsage, Unusable> {
 
 impl NodeUsage {
     fn take(&mut self, node: &str, sample: &Sample<'_>) -> Result<(), Unusable> {
-        let per_device = sample.name.strip_prefix("packhorse_agent_device_");
-        let per_container = sample.name.strip_prefix("packhorse_agent_container_");
-        let others = sample.name == "packhorse_agent_unattributed_memory_mebibytes";
         // Metrics of other things, and ones that a later agent has beside these.
-        let known = others || per_device.is_some_and(is_of_device) || per_container.is_some_and(is_of_container);
-        if !known {
-            return Ok(());
-        }
+        let Some(what) = Metric::of(sample.name) else { return Ok(()) };
         let label = |label: &'static str| {
             let value = sample.label(label).map(str::to_owned);
             value.ok_or_else(|| Unusable::Unlabelled { name: sample.name.to_owned(), label })
@@ -133,68 +127,65 @@ impl NodeUsage {
         if !sample.value.is_finite() || sample.value < 0.0 {
             return Err(Unusable::NoAmount { name: sample.name.to_owned(), value: sample.value.to_string() });
         }
-        let (amount, value) = (whole(sample.value), Some(sample.value));
-        if others {
-            let device = self.devices.entry(label("device")?).or_default();
-            device.unattributed.insert(label("kind")?, amount);
-        } else if let Some(what) = per_device {
-            let device = self.devices.entry(label("device")?).or_default();
-            match what {
-                "memory_used_mebibytes" => device.memory_used = Some(amount),
-                "memory_mebibytes" => device.memory = Some(amount),
-                "utilization_percent" => device.utilization = value,
-                "memory_utilization_percent" => device.memory_utilization = value,
-                "temperature_celsius" => device.temperature = value,
-                "power_watts" => device.power = value,
-                "power_limit_watts" => device.power_limit = value,
-                _ => device.sm_clock = value,
+        let device = label("device")?;
+        match what {
+            Metric::Unattributed => {
+                self.devices.entry(device).or_default().unattributed.insert(label("kind")?, whole(sample.value));
             }
-        } else if let Some(what) = per_container {
-            let part = Part {
-                namespace: label("namespace")?,
-                pod: label("pod")?,
-                container: label("container")?,
-                device: label("device")?,
-            };
-            let container = self.containers.entry(part).or_default();
-            match what {
-                "memory_used_mebibytes" => container.memory_used = Some(amount),
-                "memory_limit_mebibytes" => {
-                    container.memory_limit = Some(amount);
-                    container.enforcement = Some(label("enforcement")?);
-                }
-                "utilization_percent" => container.utilization = value,
-                "cores_limit_percent" => container.cores_limit = u16::try_from(amount).ok(),
-                _ => container.processes = Some(amount),
+            Metric::Device(set) => set(self.devices.entry(device).or_default(), sample.value),
+            Metric::Container(set) => {
+                let (namespace, pod, container) = (label("namespace")?, label("pod")?, label("container")?);
+                set(self.containers.entry(Part { namespace, pod, container, device }).or_default(), sample.value);
+            }
+            Metric::Limit => {
+                let (namespace, pod, container) = (label("namespace")?, label("pod")?, label("container")?);
+                let used = self.containers.entry(Part { namespace, pod, container, device }).or_default();
+                (used.memory_limit, used.enforcement) = (Some(whole(sample.value)), Some(label("enforcement")?));
             }
         }
         Ok(())
     }
 }
 
-fn is_of_device(what: &str) -> bool {
-    matches!(
-        what,
-        "memory_used_mebibytes"
-            | "memory_mebibytes"
-            | "utilization_percent"
-            | "memory_utilization_percent"
-            | "temperature_celsius"
-            | "power_watts"
-            | "power_limit_watts"
-            | "sm_clock_megahertz"
-    )
+/// What a metric says of what.
+enum Metric {
+    Device(fn(&mut DeviceUsage, f64)),
+    Unattributed,
+    Container(fn(&mut ContainerUsage, f64)),
+    /// Of a container, with how far it is kept.
+    Limit,
 }
 
-fn is_of_container(what: &str) -> bool {
-    matches!(
-        what,
-        "memory_used_mebibytes"
-            | "memory_limit_mebibytes"
-            | "utilization_percent"
-            | "cores_limit_percent"
-            | "processes"
-    )
+impl Metric {
+    fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "packhorse_agent_device_memory_mebibytes" => Self::Device(|it, value| it.memory = Some(whole(value))),
+            "packhorse_agent_device_memory_used_mebibytes" => {
+                Self::Device(|it, value| it.memory_used = Some(whole(value)))
+            }
+            "packhorse_agent_device_utilization_percent" => Self::Device(|it, value| it.utilization = Some(value)),
+            "packhorse_agent_device_memory_utilization_percent" => {
+                Self::Device(|it, value| it.memory_utilization = Some(value))
+            }
+            "packhorse_agent_device_temperature_celsius" => Self::Device(|it, value| it.temperature = Some(value)),
+            "packhorse_agent_device_power_watts" => Self::Device(|it, value| it.power = Some(value)),
+            "packhorse_agent_device_power_limit_watts" => Self::Device(|it, value| it.power_limit = Some(value)),
+            "packhorse_agent_device_sm_clock_megahertz" => Self::Device(|it, value| it.sm_clock = Some(value)),
+            "packhorse_agent_unattributed_memory_mebibytes" => Self::Unattributed,
+            "packhorse_agent_container_memory_limit_mebibytes" => Self::Limit,
+            "packhorse_agent_container_memory_used_mebibytes" => {
+                Self::Container(|it, value| it.memory_used = Some(whole(value)))
+            }
+            "packhorse_agent_container_utilization_percent" => {
+                Self::Container(|it, value| it.utilization = Some(value))
+            }
+            "packhorse_agent_container_cores_limit_percent" => {
+                Self::Container(|it, value| it.cores_limit = u16::try_from(whole(value)).ok())
+            }
+            "packhorse_agent_container_processes" => Self::Container(|it, value| it.processes = Some(whole(value))),
+            _ => return None,
+        })
+    }
 }
 
 /// A value that is finite and not negative; beyond 2^64 it is the greatest.

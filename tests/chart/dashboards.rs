@@ -52,24 +52,50 @@ fn matchers(expression: &str) -> Vec<(String, String)> {
 
 /// Every expression, with where it is.
 fn expressions() -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
+    let mut all = panels();
     for (group, alerts) in yaml("alerts.yaml").as_object().unwrap() {
         for alert in alerts.as_array().unwrap() {
             let expression = alert["expr"].as_str().unwrap().to_owned();
             assert!(all.insert(format!("{group}: {}", alert["alert"]), expression).is_none(), "twice: {alert}");
         }
     }
+    all
+}
+
+/// Those of dashboards: `file: "title" "letter"`.
+fn panels() -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(Path::new(CHART).join("dashboards")).unwrap() {
         let path = entry.unwrap().path();
         let board: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         for panel in board["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().into_iter().flatten() {
-                let place = format!("{}: {} {}", path.display(), panel["title"], target["refId"]);
+                let place = format!("{}: {} {}", path.file_stem().unwrap().display(), panel["title"], target["refId"]);
                 all.insert(place, target["expr"].as_str().unwrap().to_owned());
             }
         }
     }
     all
+}
+
+/// Prometheus' own code, with what it makes of some input.
+fn judge() -> Option<impl Fn(Value) -> (bool, String)> {
+    let module = built::Module {
+        sources: "tests/monitoring",
+        arguments: &["-ldflags", "-s -w", "."],
+        static_binary: false,
+        program: Some("packhorse-monitoring"),
+        takes: "about two minutes the first time",
+    };
+    let found = module.find_or_build();
+    let program = built::or_skip("code of Prometheus", found.as_ref().map_err(String::as_str))?.clone();
+    Some(move |input: Value| {
+        let scratch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(scratch.path(), input.to_string()).unwrap();
+        let input = std::fs::File::open(scratch.path()).unwrap();
+        let output = std::process::Command::new(&program).stdin(input).output().expect("packhorse-monitoring runs");
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    })
 }
 
 #[test]
@@ -92,7 +118,7 @@ fn every_expression_names_only_what_is_exposed() {
             }
         }
         for (label, value) in matchers(expression) {
-            let ours = label != "namespace" && !value.contains(['.', '[']) && value.parse::<u16>().is_err();
+            let ours = label != "namespace" && !value.contains(['.', '[', '$']) && value.parse::<u16>().is_err();
             // Labels are fields, or texts; values as well.
             let word = |text: &str| {
                 source.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|it| it == text)
@@ -111,16 +137,7 @@ fn every_expression_names_only_what_is_exposed() {
 #[test]
 fn prometheus_and_its_operator_understand_what_they_are_given() {
     let Some(helm) = helm::binary() else { return };
-    let module = built::Module {
-        sources: "tests/monitoring",
-        arguments: &["-ldflags", "-s -w", "."],
-        static_binary: false,
-        program: Some("packhorse-monitoring"),
-        takes: "about two minutes the first time",
-    };
-    let found = module.find_or_build();
-    let found = found.as_deref().map_err(String::as_str);
-    let Some(program) = built::or_skip("code of Prometheus", found) else { return };
+    let Some(judge) = judge() else { return };
 
     let values = json!({"metrics": {
         "serviceMonitor": {
@@ -131,13 +148,6 @@ fn prometheus_and_its_operator_understand_what_they_are_given() {
     let mut objects = render(helm, &[job(values)]).remove(0).objects;
     objects.retain(|object| object["apiVersion"] == "monitoring.coreos.com/v1");
     assert_eq!(objects.len(), 3);
-    let judge = |input: Value| {
-        let scratch = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(scratch.path(), input.to_string()).unwrap();
-        let input = std::fs::File::open(scratch.path()).unwrap();
-        let output = std::process::Command::new(program).stdin(input).output().expect("packhorse-monitoring runs");
-        (output.status.success(), String::from_utf8(output.stdout).unwrap())
-    };
     let (well, faults) = judge(json!({"objects": objects, "expressions": expressions()}));
     assert!(well, "{faults}");
 
@@ -145,6 +155,87 @@ fn prometheus_and_its_operator_understand_what_they_are_given() {
     objects[0]["spec"]["endpoint"] = json!([]);
     let (well, faults) = judge(json!({"objects": objects, "expressions": {"wrong": "sum by (node (up)"}}));
     assert!(!well && faults.contains("endpoint") && faults.contains("wrong: "), "{faults}");
+}
+
+/// Panels that are empty while nothing is wrong, or while nobody does it.
+const QUIET: [&str; 6] = [
+    "cluster: \"Container starts\" \"B\"",
+    "cluster: \"Nominations\" \"A\"",
+    "cluster: \"Xid errors\" \"A\"",
+    "node: \"Driver calls that failed\" \"A\"",
+    "node: \"Readings that failed\" \"A\"",
+    "node: \"Xid errors\" \"A\"",
+];
+
+/// What server and agent would tell then.
+const TROUBLE: [&str; 2] = [
+    "packhorse_extender_nominations_total{result=\"nominated\"} 1\n",
+    "packhorse_agent_start_refusals_total{reason=\"no_slots\"} 1\n\
+     packhorse_agent_xid_events_total{uuid=\"GPU-00000000-0000-0000-0000-000000000001\",xid=\"79\"} 1\n\
+     packhorse_agent_backend_failures_total{reason=\"probe\"} 1\n\
+     packhorse_agent_usage_failures_total{call=\"timeout\"} 1\n",
+];
+
+/// What the server and the agent of a cluster exposed, on whose node one pod used its share (`cluster/top.rs` writes it), with what
+/// Prometheus adds to it by the chart's `ServiceMonitor`s.
+fn scrapes(helm: &Path) -> Vec<Value> {
+    let monitors = render(helm, &[job(json!({"metrics": {"serviceMonitor": {"enabled": true}}}))]).remove(0);
+    ["server", "agent"]
+        .map(|part| {
+            let file = format!("{}/tests/chart/exposition/{part}.txt", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let endpoint = &monitors.object(&format!("ServiceMonitor/packhorse-{part}"))["spec"]["endpoints"][0];
+            let mut labels = json!({"job": format!("packhorse-{part}"), "namespace": "packhorse-system",
+                "pod": format!("packhorse-{part}-x"), "container": part, "instance": "10.0.0.1:9482"});
+            for relabeling in endpoint["relabelings"].as_array().into_iter().flatten() {
+                assert_eq!(relabeling["sourceLabels"], json!(["__meta_kubernetes_pod_node_name"]));
+                labels[relabeling["targetLabel"].as_str().unwrap()] = json!("gpus");
+            }
+            json!({"text": text, "labels": labels, "honorLabels": endpoint["honorLabels"] == true})
+        })
+        .to_vec()
+}
+
+#[test]
+fn every_panel_finds_something_in_what_is_exposed() {
+    let Some(helm) = helm::binary() else { return };
+    let Some(judge) = judge() else { return };
+    let scrapes = scrapes(helm);
+    let panels = panels();
+    assert!(panels.len() > 70, "{}", panels.len());
+    // With everything chosen, and with one of each.
+    for chosen in [[".*", ".*", ".*"], ["gpus", "team", "train"]] {
+        let filled = |expression: &str| {
+            let names = ["$node", "$namespace", "$pod"];
+            names.iter().zip(chosen).fold(expression.to_owned(), |text, (name, value)| text.replace(name, value))
+        };
+        let questions: BTreeMap<_, _> = panels.iter().map(|(place, text)| (place, filled(text))).collect();
+        assert!(!json!(questions).to_string().contains("=~\\\"$"), "a variable is unknown: {questions:?}");
+        let (_, faults) = judge(json!({"scrapes": scrapes, "questions": questions}));
+        let found: BTreeSet<&str> =
+            faults.lines().filter_map(|line| line.split_once(": finds nothing").map(|it| it.0)).collect();
+        assert_eq!(faults.lines().count(), found.len(), "{faults}");
+        assert_eq!(found, QUIET.into_iter().collect(), "these are empty, of those that may");
+    }
+    // And those, once there is trouble.
+    let mut troubled = scrapes.clone();
+    for (scrape, trouble) in troubled.iter_mut().zip(TROUBLE) {
+        let text = scrape["text"].as_str().unwrap().replace("# EOF\n", &format!("{trouble}# EOF\n"));
+        scrape["text"] = json!(text);
+    }
+    let questions: BTreeMap<_, _> = panels
+        .iter()
+        .filter(|(place, _)| QUIET.contains(&place.as_str()))
+        .map(|(place, text)| (place, text.replace("$node", "gpus")))
+        .collect();
+    let (well, faults) = judge(json!({"scrapes": troubled, "questions": questions}));
+    assert!(well && questions.len() == QUIET.len(), "{faults}");
+    // The agent's own pod would stand where the user's should.
+    let mut renamed = scrapes;
+    renamed[1]["honorLabels"] = json!(false);
+    let questions = json!({"pod": "packhorse_agent_container_processes{pod=\"train\"}"});
+    let (well, faults) = judge(json!({"scrapes": renamed, "questions": questions}));
+    assert!(!well && faults.contains("pod: finds nothing"), "{faults}");
 }
 
 #[test]

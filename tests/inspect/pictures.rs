@@ -106,7 +106,7 @@ async fn cluster() -> Proxied {
     let mut waits = share("chat-70b-0", 48_000);
     waits["metadata"]["namespace"] = json!("llm");
     waits["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-        "message": "0/4 nodes are available: 1 GPU cordoned, 3 GPU memory exhausted."}]});
+        "message": "0/4 nodes are available: 2 Insufficient packhorse.dev/gpu-memory, 1 GPU cores exhausted, 1 GPU memory exhausted."}]});
     live.create("pods", waits);
     proxied
 }
@@ -122,7 +122,7 @@ fn page(arguments: &[&str], said: &str) -> String {
         header { display: flex; gap: 6px; padding: 10px 12px; border-bottom: 1px solid light-dark(#d0d7de, #30363d); }
         header i { width: 11px; height: 11px; border-radius: 50%; background: light-dark(#c4cbd3, #484f58); }
         pre { margin: 0; padding: 12px 16px 16px; font: 13px/1.45 'DejaVu Sans Mono', monospace; color: light-dark(#1f2328, #e6edf3);
-            white-space: pre-wrap; max-width: 152ch; }
+            white-space: pre-wrap; max-width: 153ch; }
         b { color: light-dark(#1a7f37, #3fb950); }";
     format!(
         "<!doctype html><meta charset=utf-8><title>terminal</title><style>{style}</style><main><header><i></i><i></i><i></i></header>\

@@ -3,7 +3,8 @@
 //
 //	packhorse-monitoring < input.json
 //
-// The input has `objects` and `expressions`; every fault is a line of the output, and the status is then 1.
+// The input has `objects` and `expressions`, and may have `scrapes`, over which each expression of `questions` has to find something; every
+// fault is a line of the output, and the status is then 1.
 package main
 
 import (
@@ -19,6 +20,8 @@ import (
 type input struct {
 	Objects     []json.RawMessage `json:"objects"`
 	Expressions map[string]string `json:"expressions"`
+	Scrapes     []scrape          `json:"scrapes"`
+	Questions   map[string]string `json:"questions"`
 }
 
 func main() {
@@ -61,6 +64,7 @@ func main() {
 		strict.DisallowUnknownFields()
 		fault(head.Kind+" "+head.Metadata.Name, strict.Decode(into))
 	}
+	evaluate(all.Scrapes, all.Questions, fault)
 	if faults > 0 {
 		os.Exit(1)
 	}
