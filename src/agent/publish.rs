@@ -130,12 +130,8 @@ impl Publisher {
         let taint = taint::StartTaint { confirmed: self.confirmed(), totals: self.totals_written() };
         let metrics = self.writer.metrics.clone();
         let labels = labels::Labels::new(self.settings.clone(), view.clone(), events.clone(), metrics);
-        let operator = operator::Operator {
-            node: Arc::clone(&self.settings.node),
-            labels: self.settings.operator.clone(),
-            view: view.clone(),
-            sent: None,
-        };
+        let (node, operator) = (Arc::clone(&self.settings.node), self.settings.operator.clone());
+        let operator = operator::Operator::new(node, operator, view.clone());
         let writer = &self.writer;
         let all = async {
             tokio::join!(

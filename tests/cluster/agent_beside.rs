@@ -256,7 +256,12 @@ fn a_node_moves_to_packhorse_and_back_while_nvidias_plugin_serves_another() {
         pods::create(&lab.client, &theirs, &intruder).await;
         let told = refusal(&lab.client, &theirs, "intruder").await;
         assert!(told.contains("Packhorse") || told.contains("packhorse"), "{told}");
-        pods::api(&lab.client, &theirs).delete("intruder", &DeleteParams::default()).await.expect("deleted");
+        let strangers = pods::api(&lab.client, &theirs);
+        strangers.delete("intruder", &DeleteParams::default()).await.expect("deleted");
+        wait::until("the intruder to be gone", 60, async || {
+            strangers.get_opt("intruder").await.ok()?.is_none().then_some(())
+        })
+        .await;
 
         let during = served(&lab, &both, &[&theirs, &ours]).await;
         let of = |namespace: &str| -> Vec<&String> {

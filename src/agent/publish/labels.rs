@@ -29,14 +29,16 @@ pub(super) struct Labels {
     contested: BTreeMap<String, Option<String>>,
     /// Label and owner that were reported.
     told: BTreeSet<(String, String)>,
-    /// What was last sent.
+    /// What is to be written.
+    due: Option<Wanted>,
+    /// What was last written.
     sent: Option<Wanted>,
 }
 
 impl Labels {
     pub(super) fn new(settings: Settings, view: ViewReceiver, events: Events, metrics: Metrics) -> Self {
-        let (contested, told, sent) = Default::default();
-        Self { settings, view, events, metrics, contested, told, sent }
+        let (contested, told, due, sent) = Default::default();
+        Self { settings, view, events, metrics, contested, told, due, sent }
     }
 
     fn wanted(&mut self, node: &OwnNode) -> Option<Wanted> {
@@ -79,8 +81,12 @@ impl Part for Labels {
         let patch = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": &*self.settings.node, "labels": wanted},
         });
-        self.sent = Some(wanted);
+        self.due = Some(wanted);
         Some(Write::Apply(patch))
+    }
+
+    fn wrote(&mut self) {
+        self.sent = self.due.take();
     }
 
     fn refused(&mut self, node: &OwnNode, failure: &Failure) -> bool {

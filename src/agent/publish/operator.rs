@@ -125,14 +125,20 @@ impl fmt::Display for OperatorLabels {
 
 #[derive(Debug)]
 pub(super) struct Operator {
-    pub(super) node: Arc<str>,
-    pub(super) labels: OperatorLabels,
-    pub(super) view: ViewReceiver,
-    /// What was last sent: an API server that keeps no managed fields would be asked for ever.
-    pub(super) sent: Option<BTreeMap<&'static str, &'static str>>,
+    node: Arc<str>,
+    labels: OperatorLabels,
+    view: ViewReceiver,
+    /// What is to be written.
+    due: Option<BTreeMap<&'static str, &'static str>>,
+    /// What was last written: an API server that keeps no managed fields would be asked for ever.
+    sent: Option<BTreeMap<&'static str, &'static str>>,
 }
 
 impl Operator {
+    pub(super) fn new(node: Arc<str>, labels: OperatorLabels, view: ViewReceiver) -> Self {
+        Self { node, labels, view, due: None, sent: None }
+    }
+
     fn wanted(&mut self, node: &OwnNode) -> Option<BTreeMap<&'static str, &'static str>> {
         let view = Arc::clone(&self.view.borrow_and_update());
         if Deploy::of(&node.labels) == Deploy::Nothing {
@@ -174,8 +180,12 @@ impl Part for Operator {
         }
         tracing::info!(node = %self.node, labels = ?wanted, "telling the GPU operator what it need not run here");
         let patch = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": &*self.node, "labels": wanted}});
-        self.sent = Some(wanted);
+        self.due = Some(wanted);
         Some(Write::Operator(patch))
+    }
+
+    fn wrote(&mut self) {
+        self.sent = self.due.take();
     }
 }
 

@@ -56,6 +56,9 @@ pub(super) trait Part {
     /// The write that is due; `None` where the node is as it should be, or nothing can be said yet.
     fn due(&mut self, node: &OwnNode) -> Option<Write>;
 
+    /// What was due last has arrived. Between the two there may be a pause, after which what is due is asked for again.
+    fn wrote(&mut self) {}
+
     /// The node has been seen, and nothing was due.
     fn settled(&mut self) {}
 
@@ -116,6 +119,7 @@ impl Writer {
             }
             match self.write(P::KIND, &write).await {
                 Ok(()) => {
+                    part.wrote();
                     pace.wrote(Instant::now());
                     if told.take().is_some() {
                         tracing::info!(node = %self.name, kind = P::KIND, "writes to the node succeed again");

@@ -40,7 +40,7 @@ fn node(labels: &[(&str, &str)], ours: &[&str]) -> OwnNode {
 /// The labels that are applied; `None`: nothing is written.
 fn applied(labels: &str, view: NodeView, node: &OwnNode) -> Option<Value> {
     let (_sender, view) = watch::channel(Arc::new(view));
-    let mut part = Operator { node: "n".into(), labels: labels.parse().unwrap(), view, sent: None };
+    let mut part = Operator::new("n".into(), labels.parse().unwrap(), view);
     match part.due(node)? {
         Write::Operator(patch) => Some(patch["metadata"]["labels"].clone()),
         other => panic!("{other:?}"),
@@ -114,4 +114,16 @@ fn labels_are_read_as_they_are_written() {
         let error = text.parse::<OperatorLabels>().unwrap_err().to_string();
         assert!(error.contains("gpu-feature-discovery"), "{error}");
     }
+}
+
+#[test]
+fn giving_back_is_due_until_it_has_arrived() {
+    let (_sender, view) = watch::channel(Arc::new(view(Some(DriverPlace::Host))));
+    let mut part = Operator::new("n".into(), "none".parse().unwrap(), view);
+    let ours = node(&[(PLUGIN, "false")], &[PLUGIN]);
+    assert!(part.due(&ours).is_some());
+    assert!(part.due(&ours).is_some(), "after a pause it is asked for again");
+    part.wrote();
+    assert!(part.due(&ours).is_none(), "an API server that keeps no managed fields is not asked for ever");
+    assert!(part.due(&node(&[], &[])).is_none());
 }
