@@ -37,7 +37,11 @@ pub fn judge(quotas: &[Value], prefix: &str) -> Vec<Finding> {
         }
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, format!("none of {} is on a name that is not counted", quotas.len())));
+        let found = match quotas.len() {
+            0 => "there are none".to_owned(),
+            many => format!("{many}, none of them on a name that is not counted"),
+        };
+        findings.push(Finding::ok(CHECK, found));
     }
     findings
 }
