@@ -80,6 +80,8 @@ mod mirrored;
 mod node_works;
 #[path = "cluster/packing.rs"]
 mod packing;
+#[path = "cluster/recipes.rs"]
+mod recipes;
 #[path = "cluster/restarts.rs"]
 mod restarts;
 #[path = "cluster/retry.rs"]
