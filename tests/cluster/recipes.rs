@@ -1,4 +1,4 @@
-//! The blocks of `docs/recipes.md`, applied as they stand; the test does what Kueue, JobSet, KubeRay and Cluster Autoscaler are documented
+//! The blocks of `docs/recipes.md`, applied as they stand; the test does what Kueue, `JobSet`, `KubeRay` and Cluster Autoscaler are documented
 //! to do with them, since none of them runs here.
 
 use std::collections::{BTreeMap, BTreeSet};
