@@ -274,6 +274,8 @@ async fn memory_belongs_to_containers_foreign_pods_the_host_or_nobody() {
   - {pid: 13, memory: 60}
   - {pid: 14, memory: 5}
   - {pid: 15, memory: 300}
+  - {pid: 16, memory: 11}
+  - {pid: 17, memory: 9}
 - {device: 1, processes: []}
 ",
     )
@@ -284,9 +286,13 @@ async fn memory_belongs_to_containers_foreign_pods_the_host_or_nobody() {
     world.pod(UID, "trainer", &[("main", &main), ("side", &side)]);
     world.pod(OTHER, "idle", &[("main", &other)]);
     world.process_of(10, UID, &main);
-    world.process_of(11, UID, &main);
+    world.process(11, &format!("0::/k8s.io/{main}\n"));
     world.process_of(12, "22222222-d0e2-4706-8787-57d52c03ddf2", &id('d'));
     world.process(13, "0::/user.slice/user-0.slice/session-1.scope\n");
+    // A container of docker's, and one of a pod that asked for nothing where the kubelet makes no groups for pods.
+    world.pod("33333333-d0e2-4706-8787-57d52c03ddf2", "plain", &[("main", &id('f'))]);
+    world.process(16, &format!("0::/system.slice/docker-{}.scope\n", id('0')));
+    world.process(17, &format!("0::/k8s.io/{}\n", id('f')));
     // 14 has ended. 15 is in a container of ours that the watch has not told of.
     world.process_of(15, UID, &id('e'));
 
@@ -297,7 +303,7 @@ async fn memory_belongs_to_containers_foreign_pods_the_host_or_nobody() {
     let limit = [("pod", "trainer"), ("device", CARD), ("enforcement", "advisory")];
     assert_eq!(series.value("packhorse_agent_container_memory_limit_mebibytes", &limit), Some(4000.0));
     assert_eq!(series.of_container("cores_limit_percent", "trainer", CARD), Some(30.0));
-    assert_eq!(series.unattributed(CARD), [Some(60.0), Some(1000.0), Some(5.0)]);
+    assert_eq!(series.unattributed(CARD), [Some(71.0), Some(1009.0), Some(5.0)]);
 
     // It holds a device and runs nothing there: that is known.
     assert_eq!(series.of_container("memory_used_mebibytes", "idle", "GPU-2"), Some(0.0));
@@ -358,7 +364,9 @@ async fn what_cannot_be_looked_at_is_absent_and_never_zero() {
 #[tokio::test]
 async fn an_agent_that_sees_only_its_own_pods_processes_says_nothing_of_others() {
     let world = World::new("usage: [{device: 0, memoryUsed: 100, processes: []}]\n").await;
-    world.process_of(1, "99999999-d0e2-4706-8787-57d52c03ddf2", &id('9'));
+    let own = "99999999-d0e2-4706-8787-57d52c03ddf2";
+    world.pod(own, "packhorse-agent-x", &[("agent", &id('9'))]);
+    world.process_of(1, own, &id('9'));
     world.given(UID, "trainer", CARD, 4000, 30);
     world.pod(UID, "trainer", &[("main", &id('a'))]);
     let series = world.scrape().await;

@@ -57,6 +57,8 @@ mod agent_node;
 mod agent_refusals;
 #[path = "cluster/agent_swap.rs"]
 mod agent_swap;
+#[path = "cluster/agent_usage.rs"]
+mod agent_usage;
 #[allow(dead_code, reason = "shared with the tests without a cluster; each of the two binaries uses a part")]
 #[path = "runtime/case.rs"]
 mod case;

@@ -206,7 +206,7 @@ impl Parts {
     }
 
     fn owners(&self) -> Owners {
-        Owners { proc: self.proc.clone(), pods: Arc::clone(&self.pods), pins: Arc::clone(&self.pins) }
+        Owners::new(self.proc.clone(), Arc::clone(&self.pods), Arc::clone(&self.pins))
     }
 }
 

@@ -41,3 +41,44 @@ fn reads_this_machine_as_nvidia_smi_does() {
     drop(nvml);
     assert_eq!(discover(&Nvml::new(Settings::default())), found);
 }
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with its driver"]
+fn reads_this_machine_in_use_as_nvidia_smi_does() {
+    let fields = "uuid,memory.used,temperature.gpu,power.draw,enforced.power.limit,clocks.sm,utilization.gpu";
+    let nvml = Nvml::new(Settings::default());
+    discover(&nvml);
+    let usage = nvml.usage().unwrap();
+    println!("{usage:#?}");
+    assert_eq!(usage.unread, []);
+    let output = Command::new("nvidia-smi")
+        .args([&format!("--query-gpu={fields}"), "--format=csv,noheader,nounits"])
+        .output()
+        .unwrap();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let parts: Vec<&str> = line.split(", ").collect();
+        let reading = usage.cards.iter().find(|card| *card.uuid == *parts[0]).unwrap().reading;
+        let told = [
+            reading.memory.map(|memory| memory.used as f64),
+            reading.temperature.map(f64::from),
+            reading.power.map(|milliwatts| f64::from(milliwatts) / 1000.0),
+            reading.power_limit.map(|milliwatts| f64::from(milliwatts) / 1000.0),
+            reading.sm_clock.map(f64::from),
+            reading.utilization.map(f64::from),
+        ];
+        // `[N/A]` where the card does not tell. Values move between two questions.
+        for (place, (told, said)) in told.into_iter().zip(&parts[1..]).enumerate() {
+            let said: Option<f64> = said.parse().ok();
+            assert_eq!(told.is_some(), said.is_some(), "{place} of {line}");
+            let (told, said) = (told.unwrap_or_default(), said.unwrap_or_default());
+            assert!((told - said).abs() <= 100.0_f64.max(said * 0.5), "{place} of {line}: {told}");
+        }
+    }
+    let output =
+        Command::new("nvidia-smi").args(["--query-compute-apps=pid", "--format=csv,noheader"]).output().unwrap();
+    let listed = usage.cards.iter().flat_map(|card| card.processes.as_ref().unwrap());
+    let listed: std::collections::BTreeSet<String> = listed.map(|process| process.pid.to_string()).collect();
+    for pid in String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.parse::<u32>().is_ok()) {
+        assert!(listed.contains(pid), "process {pid} is not among {listed:?}");
+    }
+}

@@ -1,4 +1,4 @@
-//! Whose process it is, by the text of `/proc/PID/cgroup`. Pure.
+//! What `/proc/PID/cgroup` says of a process: the pods and containers that its groups are named after. Pure.
 //!
 //! Both versions of cgroups are read, and the names that the kubelet and the container runtimes give their groups:
 //!
@@ -7,47 +7,35 @@
 //! | cgroupfs | `…/pod<uid>` | `<id>`, CRI-O `crio-<id>` |
 //! | systemd | `…-pod<uid>.slice`, the UID with `_` for `-` | `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope` |
 //! | systemd at the kubelet, cgroupfs at containerd | `…-pod<uid>.slice:cri-containerd:<id>`, one name for both | |
+//! | a kubelet with `cgroupsPerQOS: false` | none | `k8s.io/<id>` |
 //!
 //! Sources: `pkg/kubelet/cm` of Kubernetes; containerd `internal/cri/server/helpers.go`; CRI-O `internal/config/cgmgr`. A pod's groups may
-//! lie below anything (kind, nested kubelets), and a container's below any group of its own: the outermost pod is this cluster's,
-//! and its container is the next name. Where the reader is in a cgroup namespace the path begins with `/../`.
+//! lie below anything (kind, a node within a pod), and a container's have groups of its own below, even a whole cluster: so a path can name
+//! several pods, and only who knows the pods of its node can say which is meant. Where the reader is in a cgroup namespace the path
+//! begins with `/../`.
 
-/// Whose a process is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// Of no pod.
-    Host,
-    /// Of a pod, and of the container with that id, where it is in one.
-    Pod {
-        /// With hyphens, as the API server writes it.
-        uid: String,
-        /// As `status.containerStatuses[].containerID` has it after `://`.
-        container: Option<String>,
-    },
+/// What a process's groups are named after, the outermost first, each once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    /// UIDs of pods, with hyphens, as the API server writes them.
+    pub pods: Vec<String>,
+    /// Ids of containers, as `status.containerStatuses[].containerID` has them after `://`. Not all are Kubernetes'.
+    pub containers: Vec<String>,
 }
 
-/// Reads the whole file: a line for each hierarchy, `<number>:<controllers>:<path>`.
-pub fn place(text: &str) -> Place {
-    let mut found = Place::Host;
-    for path in text.lines().filter_map(|line| line.splitn(3, ':').nth(2)) {
-        match of_path(path) {
-            whole @ Some(Place::Pod { container: Some(_), .. }) => return whole.unwrap_or(found),
-            // Some hierarchies of version 1 stop at the pod.
-            Some(pod) if found == Place::Host => found = pod,
-            _ => {}
-        }
+/// Reads the whole file, a line for each hierarchy: `<number>:<controllers>:<path>`. Some hierarchies of version 1 stop at the pod.
+pub fn names(text: &str) -> Names {
+    let mut found = Names::default();
+    for name in text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/')) {
+        let (uid, rest) = pod(name).unzip();
+        note(&mut found.pods, uid);
+        note(&mut found.containers, container(rest.flatten().unwrap_or(name)));
     }
     found
 }
 
-fn of_path(path: &str) -> Option<Place> {
-    let mut names = path.split('/');
-    let (uid, rest) = names.by_ref().find_map(pod)?;
-    let container = match rest {
-        Some(rest) => container(rest),
-        None => names.find_map(container),
-    };
-    Some(Place::Pod { uid, container })
+fn note(known: &mut Vec<String>, name: Option<String>) {
+    known.extend(name.filter(|name| !known.contains(name)));
 }
 
 /// The UID in a pod's group, and what stands behind it in the same name.
@@ -90,8 +78,9 @@ mod tests {
     const ID: &str = "14d4a2d2b1a2c9e0d1e0b7a6f5c4938271605f4e3d2c1b0a9f8e7d6c5b4a3921";
     const OTHER: &str = "ffffffffb1a2c9e0d1e0b7a6f5c4938271605f4e3d2c1b0a9f8e7d6c5b4a3921";
 
-    fn whole() -> Place {
-        Place::Pod { uid: UID.to_owned(), container: Some(ID.to_owned()) }
+    fn named(pods: &[&str], containers: &[&str]) -> Names {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Names { pods: owned(pods), containers: owned(containers) }
     }
 
     #[test]
@@ -122,18 +111,23 @@ mod tests {
             format!(
                 "/docker/{OTHER}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SNAKE}.slice/cri-containerd-{ID}.scope"
             ),
-            // A cluster in a pod of this cluster.
-            format!("/kubepods/pod{UID}/{ID}/kubepods/pod00000000-0000-0000-0000-000000000000/{OTHER}"),
             // Seen from within a cgroup namespace.
             format!("/../../besteffort/pod{UID}/{ID}"),
             format!("/../../kubepods-besteffort-pod{SNAKE}.slice/cri-containerd-{ID}.scope"),
         ];
         for path in paths {
-            assert_eq!(place(&format!("0::{path}\n")), whole(), "version 2: {path}");
+            // Whatever else has such a name: the node of kind, what runs within the container.
+            let containers: &[&str] = match (path.find(OTHER), path.find(ID)) {
+                (None, _) => &[ID],
+                (Some(other), Some(id)) if other < id => &[OTHER, ID],
+                (Some(_), _) => &[ID, OTHER],
+            };
+            let expected = named(&[UID], containers);
+            assert_eq!(names(&format!("0::{path}\n")), expected, "version 2: {path}");
             let first = format!(
                 "12:pids:{path}\n11:rdma:/\n10:cpu,cpuacct:{path}\n1:name=systemd:{path}\n0::/system.slice/containerd.service\n"
             );
-            assert_eq!(place(&first), whole(), "version 1: {path}");
+            assert_eq!(names(&first), expected, "version 1: {path}");
         }
     }
 
@@ -142,52 +136,73 @@ mod tests {
         let text = format!(
             "5:rdma:/\n4:misc:/kubepods/burstable/pod{UID}\n3:memory:/kubepods/burstable/pod{UID}/{ID}\n0::/\n"
         );
-        assert_eq!(place(&text), whole());
+        assert_eq!(names(&text), named(&[UID], &[ID]));
+    }
+
+    #[test]
+    fn of_a_cluster_within_a_pod_both_pods_are_named() {
+        let inner = "00000000-0000-0000-0000-000000000000";
+        let expected = named(&[UID, inner], &[ID, OTHER]);
+        assert_eq!(names(&format!("0::/kubepods/pod{UID}/{ID}/kubepods/pod{inner}/{OTHER}\n")), expected);
+        let slices = format!(
+            "0::/kubepods.slice/kubepods-pod{SNAKE}.slice/cri-containerd-{ID}.scope/kubelet/kubepods/pod{inner}/{OTHER}\n"
+        );
+        assert_eq!(names(&slices), expected);
     }
 
     #[test]
     fn a_process_of_a_pod_and_of_none_of_its_containers_is_the_pods() {
-        let pod = Place::Pod { uid: UID.to_owned(), container: None };
+        let pod = named(&[UID], &[]);
         for path in [
             format!("/kubepods/burstable/pod{UID}"),
             format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SNAKE}.slice"),
             format!("/kubepods.slice/kubepods-pod{SNAKE}.slice/crio-conmon-{ID}.scope"),
             format!("/kubepods/burstable/pod{UID}/kata_overhead"),
         ] {
-            assert_eq!(place(&format!("0::{path}\n")), pod, "{path}");
+            assert_eq!(names(&format!("0::{path}\n")), pod, "{path}");
         }
         // What the kubelet reads from a file has a hash for a UID.
         let hash = "0123456789abcdef0123456789abcdef";
-        let from_file = Place::Pod { uid: hash.to_owned(), container: Some(ID.to_owned()) };
-        assert_eq!(place(&format!("0::/kubepods/burstable/pod{hash}/{ID}")), from_file);
+        assert_eq!(names(&format!("0::/kubepods/burstable/pod{hash}/{ID}")), named(&[hash], &[ID]));
     }
 
     #[test]
-    fn everything_else_is_the_hosts() {
-        for text in [
-            String::new(),
-            "0::/\n".to_owned(),
-            "0::/init.scope\n".to_owned(),
-            "0::/user.slice/user-1000.slice/session-3.scope\n".to_owned(),
-            "0::/system.slice/nvidia-persistenced.service\n".to_owned(),
-            format!("0::/system.slice/docker-{ID}.scope\n"),
-            format!("0::/machine.slice/libpod-{ID}.scope\n"),
-            format!("0::/docker/{ID}\n"),
-            "0::/user.slice/podman-1234.scope\n".to_owned(),
-            format!("0::/kubepods/podcast/{ID}\n"),
-            format!("0::/machine.slice/machine-pod{SNAKE}.slice/libpod-{ID}.scope\n"),
-            "garbage".to_owned(),
-            "1:memory".to_owned(),
-            "\u{0}\u{fffd}:::".to_owned(),
+    fn a_container_may_be_named_without_its_pod() {
+        // The kubelet's `cgroupsPerQOS: false`; containers of the host look the same, and are in no pod's status.
+        for path in [
+            format!("/k8s.io/{ID}"),
+            format!("/system.slice/containerd.service/k8s.io/{ID}"),
+            format!("/system.slice/docker-{ID}.scope"),
+            format!("/machine.slice/libpod-{ID}.scope"),
+            format!("/kubepods/podcast/{ID}"),
+            format!("/machine.slice/machine-pod{SNAKE}.slice/libpod-{ID}.scope"),
         ] {
-            assert_eq!(place(&text), Place::Host, "{text:?}");
+            assert_eq!(names(&format!("0::{path}\n")), named(&[], &[ID]), "{path}");
+        }
+    }
+
+    #[test]
+    fn everything_else_names_nothing() {
+        for text in [
+            "",
+            "0::/\n",
+            "0::/init.scope\n",
+            "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "0::/system.slice/nvidia-persistenced.service\n",
+            "0::/user.slice/podman-1234.scope\n",
+            "0::/kubepods/burstable/pod8dbc5577\n",
+            "garbage",
+            "1:memory",
+            "\u{0}\u{fffd}:::",
+        ] {
+            assert_eq!(names(text), Names::default(), "{text:?}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_is_too_strange(text in ".*") {
-            let _ = place(&text);
+            names(&text);
         }
     }
 }
