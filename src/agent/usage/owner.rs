@@ -80,9 +80,8 @@ impl Owners {
         // The outermost: what a container names its own groups is its own affair.
         match names.containers.iter().find_map(|id| self.containers.get(&**id)) {
             Some(Some(name)) => Owner::Container(name.clone()),
-            Some(None) => Owner::Pod,
             None if names.pods.is_empty() => Owner::Host,
-            None => Owner::Pod,
+            Some(None) | None => Owner::Pod,
         }
     }
 
