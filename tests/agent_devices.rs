@@ -183,7 +183,7 @@ async fn an_application_error_leaves_the_card_alone() {
     running.until_health("GPU-3", Health::Suspect).await;
     assert_eq!(running.view.borrow().device("GPU-1").unwrap().health, Health::Healthy);
     let text = packhorse::metrics::exposition(&world.registry).unwrap();
-    assert!(text.contains("packhorse_agent_xid_events_total{uuid=\"GPU-1\",xid=\"31\"} 1"), "{text}");
+    assert!(text.contains("packhorse_agent_xid_events_total{device=\"GPU-1\",xid=\"31\"} 1"), "{text}");
     assert!(text.contains("packhorse_agent_devices{enforcement=\"mig\"} 2"), "{text}");
     assert!(text.contains("packhorse_agent_devices{enforcement=\"cgroup\"} 0"), "{text}");
     running.until_health("GPU-3", Health::Healthy).await;

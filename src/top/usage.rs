@@ -202,7 +202,7 @@ packhorse_agent_device_memory_mebibytes{node="a",device="GPU-1",index="0",model=
 packhorse_agent_device_memory_used_mebibytes{node="a",device="GPU-1",index="0",model="L4"} 812.5
 packhorse_agent_device_utilization_percent{node="a",device="GPU-1",index="0",model="L4"} 37
 packhorse_agent_device_power_watts{node="a",device="GPU-1",index="0",model="L4"} 41.25
-packhorse_agent_device_health{uuid="GPU-1",health="healthy"} 1
+packhorse_agent_device_health{device="GPU-1",health="healthy"} 1
 packhorse_agent_device_of_tomorrow{x="y"} -1
 packhorse_agent_unattributed_memory_mebibytes{node="a",device="GPU-1",index="0",model="L4",kind="host"} 300
 packhorse_agent_container_memory_used_mebibytes{node="a",namespace="n",pod="p",container="c",device="GPU-1"} 512

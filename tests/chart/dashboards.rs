@@ -171,7 +171,7 @@ const QUIET: [&str; 6] = [
 const TROUBLE: [&str; 2] = [
     "packhorse_extender_nominations_total{result=\"nominated\"} 1\n",
     "packhorse_agent_start_refusals_total{reason=\"no_slots\"} 1\n\
-     packhorse_agent_xid_events_total{uuid=\"GPU-00000000-0000-0000-0000-000000000001\",xid=\"79\"} 1\n\
+     packhorse_agent_xid_events_total{device=\"GPU-00000000-0000-0000-0000-000000000001\",xid=\"79\"} 1\n\
      packhorse_agent_backend_failures_total{reason=\"probe\"} 1\n\
      packhorse_agent_usage_failures_total{call=\"timeout\"} 1\n",
 ];

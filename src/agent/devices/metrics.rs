@@ -21,13 +21,13 @@ const HEALTH: [(Health, &str); 4] = [
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeviceHealth {
-    uuid: String,
+    device: String,
     health: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Xid {
-    uuid: String,
+    device: String,
     xid: u64,
 }
 
@@ -101,7 +101,7 @@ impl Metrics {
     /// `uuid`: of the card or the MIG instance, empty where the driver named none.
     pub(super) fn xid(&self, uuid: &str, card: &str, xid: u64) {
         self.last_xids.lock().unwrap_or_else(PoisonError::into_inner).insert(card.to_owned(), xid);
-        self.xids.get_or_create(&Xid { uuid: uuid.to_owned(), xid }).inc();
+        self.xids.get_or_create(&Xid { device: uuid.to_owned(), xid }).inc();
     }
 
     pub(super) fn failed(&self, reason: &'static str) {
@@ -115,13 +115,13 @@ impl Metrics {
     pub(super) fn publish(&self, before: &NodeView, view: &NodeView) {
         for old in before.devices.iter().filter(|old| view.device(&old.uuid).is_none()) {
             for (_, health) in HEALTH {
-                self.health.remove(&DeviceHealth { uuid: old.uuid.to_string(), health });
+                self.health.remove(&DeviceHealth { device: old.uuid.to_string(), health });
             }
         }
         let mut levels: BTreeMap<Enforcement, i64> = BTreeMap::new();
         for device in &view.devices {
             for (state, health) in HEALTH {
-                let series = DeviceHealth { uuid: device.uuid.to_string(), health };
+                let series = DeviceHealth { device: device.uuid.to_string(), health };
                 self.health.get_or_create(&series).set(i64::from(device.health == state));
             }
             *levels.entry(device.enforcement).or_default() += 1;

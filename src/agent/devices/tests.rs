@@ -213,10 +213,10 @@ async fn a_failed_card_is_published_and_told_and_comes_back() {
     assert_eq!((&*change.device, change.from, change.to), ("GPU-0", Health::Healthy, Health::Unhealthy));
     assert!(change.cause.unwrap().contains("Xid 79"));
     let series = world.series("packhorse_agent_device_health");
-    assert!(series.contains("{uuid=\"GPU-0\",health=\"unhealthy\"} 1"), "{series}");
-    assert!(series.contains("{uuid=\"GPU-0\",health=\"healthy\"} 0"), "{series}");
+    assert!(series.contains("{device=\"GPU-0\",health=\"unhealthy\"} 1"), "{series}");
+    assert!(series.contains("{device=\"GPU-0\",health=\"healthy\"} 0"), "{series}");
     let xids = world.series("packhorse_agent_xid_events_total");
-    assert_eq!(xids, "packhorse_agent_xid_events_total{uuid=\"GPU-0\",xid=\"79\"} 1");
+    assert_eq!(xids, "packhorse_agent_xid_events_total{device=\"GPU-0\",xid=\"79\"} 1");
 
     world.answers("GPU-0", Probe::Well);
     running.until_health("GPU-0", Health::Recovering).await;
