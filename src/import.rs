@@ -4,7 +4,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`nvidia`] | NVIDIA's format as types, strict to the last key |
-//! | [`config_map`] | a `ConfigMap` with several of them |
+//! | [`mod@config_map`] | a `ConfigMap` with several of them |
 //! | [`keys`] | what becomes of each key |
 //! | [`translate`] | from the one to the other |
 //! | [`values`] | our chart's values as types, and as text |
