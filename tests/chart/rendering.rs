@@ -277,6 +277,7 @@ fn the_notes_name_the_next_commands() {
     }
     let cases = [
         (json!({"webhook": {"optIn": true}}), "packhorse.dev/admission=enabled"),
+        (json!({"server": {"ports": {"metrics": 9999}}}), "port-forward deployment/packhorse-server 9999"),
         (json!({"agent": {"runtimeConfigure": {"enabled": true}}}), "and restarts it"),
         (json!({"webhook": {"certificate": {"source": "secret", "secretName": "s"}}}), "caBundle is empty"),
     ];
@@ -284,4 +285,6 @@ fn the_notes_name_the_next_commands() {
     for ((values, part), rendered) in cases.iter().zip(render(helm, &jobs)) {
         assert!(rendered.notes.contains(part), "{values}: {:?}", rendered.notes);
     }
+    let without = render(helm, &[job(json!({"config": {"server": {"dashboard": false}}}))]);
+    assert!(!without[0].notes.contains("port-forward"), "{}", without[0].notes);
 }

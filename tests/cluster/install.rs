@@ -99,7 +99,14 @@ fn the_documented_commands_install_run_a_pod_and_uninstall() {
             .filter(|argument| !own.iter().any(|flag| argument.starts_with(flag)))
             .collect();
         assert!(!arguments.is_empty());
-        let mut agent = Agent::start(&lab, &node, &cards(1), &arguments).await;
+        // This process stands for one of the host that uses the card.
+        let topology = cards(1)
+            + &format!(
+                "usage:\n- {{device: 0, memoryUsed: 600, utilization: 5, memoryUtilization: 2, temperature: 40, power: 70, powerLimit: 400, \
+                 smClock: 1410, processes: [{{pid: {}, memory: 600, utilization: 5}}]}}\n",
+                std::process::id()
+            );
+        let mut agent = Agent::start(&lab, &node, &topology, &arguments).await;
         lab.wait_for_ledger(1).await;
 
         let namespace = lab.namespace("user", json!({})).await;
@@ -122,6 +129,7 @@ fn the_documented_commands_install_run_a_pod_and_uninstall() {
         let trouble = [
             "packhorse_agent_backend_failures_total",
             "packhorse_agent_start_refusals_total",
+            "packhorse_agent_usage_failures_total",
             "packhorse_agent_xid_events_total",
             "packhorse_config_reloads_total",
             "packhorse_extender_nominations_total",
