@@ -252,7 +252,10 @@ async fn compare_watches(client: &Client, source: &Source) {
             kind
         })
         .collect();
-    assert_eq!(kinds, ["MODIFIED", "DELETED", "BOOKMARK"]);
+    // One bookmark comes before the end, and another where the server's own timer strikes just then.
+    let (changes, bookmarks) = kinds.split_at(2);
+    assert_eq!(changes, ["MODIFIED", "DELETED"]);
+    assert!((1..=2).contains(&bookmarks.len()) && bookmarks.iter().all(|kind| kind == "BOOKMARK"), "{kinds:?}");
 }
 
 /// A watch that the API server has begun to answer.
