@@ -123,7 +123,12 @@ fn the_documented_commands_install_run_a_pod_and_uninstall() {
 
         // What alerts and dashboards ask for is there, but for what only trouble brings.
         let (_, of_server) = http::get(lab.metrics_address(), "/metrics").await.expect("metrics");
-        let (_, of_agent) = http::get(agent.metrics_address, "/metrics").await.expect("metrics");
+        // The agent tells of a container once the kubelet has told that it runs.
+        let of_agent = wait::until("the agent to tell of the container", 30, async || {
+            let (_, text) = http::get(agent.metrics_address, "/metrics").await?;
+            text.contains("packhorse_agent_container_processes{").then_some(text)
+        })
+        .await;
         let there: BTreeSet<String> = exposed(&of_server).union(&exposed(&of_agent)).cloned().collect();
         let missing: BTreeSet<String> = asked_for().difference(&there).cloned().collect();
         let trouble = [
